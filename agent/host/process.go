@@ -1,0 +1,101 @@
+package host
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// searchPath is where programs are looked for. It is fixed: what root's shell
+// happens to have in PATH must not decide which rkt runs the kubelet, and a
+// unit's PATH differs from a shell's.
+const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// maxOutput bounds what is kept of a program's output.
+const maxOutput = 1 << 20
+
+// Look finds the program name, as the absolute path it will be run by. The
+// error is exec.ErrNotFound where there is none.
+func (r Root) Look(name string) (string, error) {
+	if strings.Contains(name, "/") {
+		return name, nil
+	}
+	for _, dir := range filepath.SplitList(searchPath) {
+		p := filepath.Join(dir, name)
+		if fi, err := os.Stat(r.Path(p)); err == nil && fi.Mode().IsRegular() && fi.Mode()&0o111 != 0 {
+			return p, nil
+		}
+	}
+	return "", fmt.Errorf("cannot find %s in %s: %w", name, searchPath, exec.ErrNotFound)
+}
+
+// Result is what a program that ended left.
+type Result struct {
+	Code   int // its exit code, or -1 where a signal ended it
+	Stdout string
+	Stderr string
+}
+
+// Run runs argv to its end and returns what it printed, at most 1 MiB of each
+// stream. The error is nil exactly when it exited with 0; otherwise it quotes
+// the last line of its standard error. env is added to a minimal environment
+// in the C locale.
+func (r Root) Run(ctx context.Context, env []string, argv ...string) (Result, error) {
+	path, err := r.Look(argv[0])
+	if err != nil {
+		return Result{Code: -1}, err
+	}
+	cmd := exec.CommandContext(ctx, r.Path(path), argv[1:]...)
+	cmd.Env = append([]string{"PATH=" + searchPath, "LC_ALL=C", "HOME=/root"}, env...)
+	// A grandchild that keeps the pipes open must not keep us.
+	cmd.WaitDelay = 2 * time.Second
+	var stdout, stderr bounded
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err = cmd.Run()
+	res := Result{Code: cmd.ProcessState.ExitCode(), Stdout: stdout.String(), Stderr: stderr.String()}
+	switch {
+	case err == nil:
+		return res, nil
+	case ctx.Err() != nil:
+		return res, fmt.Errorf("%s did not end in time: %w", argv[0], ctx.Err())
+	}
+	var ee *exec.ExitError
+	if !errors.As(err, &ee) {
+		return res, fmt.Errorf("cannot run %s: %w", path, plain(err))
+	}
+	last := LastLine(res.Stderr)
+	if last == "" {
+		last = LastLine(res.Stdout)
+	}
+	return res, fmt.Errorf("%s failed (%s): %s", strings.Join(head(argv, 3), " "), ee.ProcessState, last)
+}
+
+// LastLine is the last line of s that is not blank.
+func LastLine(s string) string {
+	s = strings.TrimSpace(s)
+	return strings.TrimSpace(s[strings.LastIndexByte(s, '\n')+1:])
+}
+
+// head keeps an error short: what a command was is told by its first words.
+func head(argv []string, n int) []string {
+	if len(argv) > n {
+		return argv[:n]
+	}
+	return argv
+}
+
+// bounded keeps the first maxOutput bytes and counts the rest as written.
+type bounded struct{ bytes.Buffer }
+
+func (b *bounded) Write(p []byte) (int, error) {
+	if room := maxOutput - b.Len(); room > 0 {
+		b.Buffer.Write(p[:min(room, len(p))])
+	}
+	return len(p), nil
+}
