@@ -1,0 +1,243 @@
+package firewall
+
+import (
+	"context"
+	"errors"
+
+	"github.com/godbus/dbus/v5"
+)
+
+// Change is what Open or Shut did.
+type Change struct {
+	// Zone is the zone that firewalld used: the default zone's name where none was given. Record it.
+	Zone string
+	// Ports is what was added or removed. Mostly it is the port that was asked for, or nothing. Opening a range of which a
+	// part was open before adds only the rest, so there it is what to give to Shut one day. On an error it holds what was
+	// changed before the error.
+	Ports []Port
+	// Inside is set by Shut where nothing was removed because the port lies inside this wider entry, which is not ours.
+	Inside Port
+}
+
+// Changed tells whether anything was added or removed.
+func (c Change) Changed() bool { return len(c.Ports) > 0 }
+
+// Query tells whether a port is open in one layer of a zone: by an entry of its own or inside a range. A range is open
+// where every port of it is.
+func (c *Client) Query(ctx context.Context, layer Layer, zone string, port Port) (bool, error) {
+	want, err := port.check()
+	if err != nil {
+		return false, invalidPort("query", layer, zone, port, err)
+	}
+	zone, err = c.resolve(ctx, zone)
+	if err != nil {
+		return false, err
+	}
+	open, err := c.query(ctx, layer, zone, port, want)
+	if err != nil {
+		return false, c.fail(ctx, "query", layer, zone, port, err)
+	}
+	return open, nil
+}
+
+func (c *Client) query(ctx context.Context, layer Layer, zone string, port Port, want span) (bool, error) {
+	var open bool
+	var err error
+	if layer == Permanent {
+		var path dbus.ObjectPath
+		if path, err = c.permanentZone(ctx, zone); err == nil {
+			err = c.ask(ctx, busName, path, ifaceConfigZone+".queryPort", &open, port.Port, port.Protocol)
+		}
+	} else {
+		err = c.ask(ctx, busName, objectPath, ifaceZone+".queryPort", &open, zone, port.Port, port.Protocol)
+	}
+	if err != nil || open || want.lo == want.hi {
+		return open, err
+	}
+	// firewalld looks for one entry that holds the whole range; two neighbours that cover it together do as well.
+	entries, err := c.entries(ctx, layer, zone)
+	return len(gaps(want, spansOf(entries, port.Protocol))) == 0, err
+}
+
+// Ports gives the entries of one layer of a zone, as firewalld keeps them.
+func (c *Client) Ports(ctx context.Context, layer Layer, zone string) ([]Port, error) {
+	zone, err := c.resolve(ctx, zone)
+	if err != nil {
+		return nil, err
+	}
+	entries, err := c.entries(ctx, layer, zone)
+	if err != nil {
+		return nil, c.fail(ctx, "list the ports", layer, zone, Port{}, err)
+	}
+	return entries, nil
+}
+
+func (c *Client) entries(ctx context.Context, layer Layer, zone string) ([]Port, error) {
+	if layer == Permanent {
+		path, err := c.permanentZone(ctx, zone)
+		if err != nil {
+			return nil, err
+		}
+		var entries []Port
+		err = c.ask(ctx, busName, path, ifaceConfigZone+".getPorts", &entries)
+		return entries, err
+	}
+	var rows [][]string
+	if err := c.ask(ctx, busName, objectPath, ifaceZone+".getPorts", &rows, zone); err != nil {
+		return nil, err
+	}
+	var entries []Port
+	for _, row := range rows {
+		if len(row) == 2 {
+			entries = append(entries, Port{row[0], row[1]})
+		}
+	}
+	return entries, nil
+}
+
+// Open opens a port in one layer of a zone; the empty zone is the default zone. Where it is open already, by an entry of
+// its own or inside somebody's range, nothing changes and nothing is ours. Calling it twice is free.
+//
+// When no reply comes in time, Open asks what became of the change, and reports that. Only when this has no answer
+// either is the error an ErrUnknownOutcome: the port was not open before, and may or may not be open later.
+func (c *Client) Open(ctx context.Context, layer Layer, zone string, port Port) (Change, error) {
+	want, err := port.check()
+	if err != nil {
+		return Change{}, invalidPort("open", layer, zone, port, err)
+	}
+	zone, err = c.resolve(ctx, zone)
+	if err != nil {
+		return Change{}, err
+	}
+	done := Change{Zone: zone}
+	open, err := c.query(ctx, layer, zone, port, want)
+	if err != nil {
+		return done, c.fail(ctx, "open", layer, zone, port, err)
+	}
+	if open {
+		return done, nil
+	}
+	missing := []span{want}
+	if want.lo != want.hi {
+		// From 0.9 on firewalld melts overlapping entries into one, and nobody could tell the administrator's part from
+		// ours again. So only what is missing is added, beside what is there.
+		entries, err := c.entries(ctx, layer, zone)
+		if err != nil {
+			return done, c.fail(ctx, "open", layer, zone, port, err)
+		}
+		missing = gaps(want, spansOf(entries, port.Protocol))
+	}
+	for _, m := range missing {
+		part := m.port(port.Protocol)
+		added, err := c.change(ctx, "open", layer, &done.Zone, part)
+		if added {
+			done.Ports = append(done.Ports, part)
+		}
+		if err != nil {
+			return done, err
+		}
+	}
+	return done, nil
+}
+
+// Shut removes an entry that Open added. What is not there needs no removing. Where the port lies inside a wider entry,
+// an administrator opened that range, and removing the port would make firewalld 0.9 and newer cut a hole into it: the
+// range stays whole and Change.Inside names it. A range of ours from which somebody removed a part loses the parts that are left.
+func (c *Client) Shut(ctx context.Context, layer Layer, zone string, port Port) (Change, error) {
+	ours, err := port.check()
+	if err != nil {
+		return Change{}, invalidPort("shut", layer, zone, port, err)
+	}
+	zone, err = c.resolve(ctx, zone)
+	if err != nil {
+		return Change{}, err
+	}
+	done := Change{Zone: zone}
+	entries, err := c.entries(ctx, layer, zone)
+	if err != nil {
+		return done, c.fail(ctx, "shut", layer, zone, port, err)
+	}
+	spans := spansOf(entries, port.Protocol)
+	for _, s := range spans {
+		if s.overlaps(ours) && !ours.contains(s) {
+			done.Inside = s.port(port.Protocol)
+			return done, nil
+		}
+	}
+	for _, s := range spans {
+		if !ours.contains(s) {
+			continue
+		}
+		part := s.port(port.Protocol)
+		removed, err := c.change(ctx, "shut", layer, &done.Zone, part)
+		if removed {
+			done.Ports = append(done.Ports, part)
+		}
+		if err != nil {
+			return done, err
+		}
+	}
+	return done, nil
+}
+
+// change adds or removes one entry, which was seen to be missing or present. It corrects zone to the one firewalld used.
+func (c *Client) change(ctx context.Context, op string, layer Layer, zone *string, port Port) (changed bool, err error) {
+	err = c.send(ctx, op, layer, zone, port)
+	if err == nil {
+		return true, nil
+	}
+	code, _ := classify(err)
+	var e *Error
+	switch {
+	case errors.As(err, &e): // the bus could not be reached, so nothing was sent
+		return false, c.fail(ctx, op, layer, *zone, port, err)
+	case code == CodeAlreadyEnabled, code == CodeNotEnabled:
+		return false, nil // somebody else was faster
+	case code != CodeNoAnswer:
+		return false, c.fail(ctx, op, layer, *zone, port, err)
+	}
+	return c.outcome(ctx, op, layer, *zone, port, err)
+}
+
+func (c *Client) send(ctx context.Context, op string, layer Layer, zone *string, port Port) error {
+	if layer == Permanent {
+		path, err := c.permanentZone(ctx, *zone)
+		if err != nil {
+			return err
+		}
+		method := ifaceConfigZone + ".addPort"
+		if op == "shut" {
+			method = ifaceConfigZone + ".removePort"
+		}
+		return c.call(ctx, changeTimeout, busName, path, method, nil, port.Port, port.Protocol)
+	}
+	if op == "shut" {
+		return c.call(ctx, changeTimeout, busName, objectPath, ifaceZone+".removePort", zone, *zone, port.Port, port.Protocol)
+	}
+	return c.call(ctx, changeTimeout, busName, objectPath, ifaceZone+".addPort", zone, *zone, port.Port, port.Protocol, int32(0))
+}
+
+// outcome finds out what became of a change that got no reply.
+//
+// It uses the connection the change went out on while that lives: the bus keeps the order of messages from one sender,
+// so an answer to this question comes after the change was done or refused. On a broken connection a new one is opened.
+func (c *Client) outcome(ctx context.Context, op string, layer Layer, zone string, port Port, cause error) (bool, error) {
+	again, done := context.WithTimeout(context.WithoutCancel(ctx), requeryTimeout)
+	defer done()
+	want, err := port.span()
+	if err != nil {
+		return false, invalidPort(op, layer, zone, port, err)
+	}
+	open, err := c.query(again, layer, zone, port, want)
+	e := newError(op, layer, zone, port, cause)
+	switch {
+	case err != nil:
+		e.Code = CodeUnknownOutcome
+		e.Message += ", and it is not known whether the change was made"
+		return false, e
+	case open == (op == "open"):
+		return true, nil
+	}
+	e.Message += ", and the change was not made"
+	return false, e
+}
