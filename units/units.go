@@ -1,0 +1,28 @@
+// Package units owns the systemd units as the package installs them, and their names. It holds text
+// alone: it must not talk to systemd and imports nothing else of this project.
+//
+// Every directive is either known to systemd 219, the oldest release supported, or one that it
+// ignores with a line in its log.
+package units
+
+import "embed"
+
+// The names of the units.
+const (
+	Kubelet     = "kubelet.service"
+	KubeletPath = "kubelet.path"
+	// Kubeconfig checks a new kubeconfig and starts Kubelet; KubeletPath starts it.
+	Kubeconfig = "kubelet-kubeconfig.service"
+	WaitForDNS = "wait-for-dns.service"
+)
+
+// Dir is where the units are installed.
+const Dir = "/usr/lib/systemd/system"
+
+// Files holds the units under their names.
+//
+//go:embed *.service *.path
+var Files embed.FS
+
+// Names lists the units in a stable order.
+func Names() []string { return []string{Kubelet, KubeletPath, Kubeconfig, WaitForDNS} }
