@@ -23,7 +23,8 @@ func Layers() []Layer { return []Layer{Permanent, Runtime} }
 
 // Port is a port or an inclusive range of ports, "10250" or "30000-32767", of one protocol.
 type Port struct {
-	Port, Protocol string
+	Port     string `json:"port"`
+	Protocol string `json:"protocol"`
 }
 
 // String gives the port as firewall-cmd writes it: "10250/tcp".
