@@ -3,7 +3,6 @@ package firewall
 import (
 	"context"
 	"errors"
-	"io"
 	"os"
 	"sync"
 	"time"
@@ -125,11 +124,11 @@ func (c *Client) call(ctx context.Context, limit time.Duration, dest string, pat
 		return err
 	}
 	call := conn.Object(dest, path).CallWithContext(ctx, method, dbus.FlagNoAutoStart, args...)
-	if call.Err != nil {
-		return call.Err
+	if broken(call.Err) {
+		c.drop(conn)
 	}
-	if out == nil {
-		return nil
+	if call.Err != nil || out == nil {
+		return call.Err
 	}
 	return call.Store(out)
 }
@@ -143,13 +142,27 @@ func (c *Client) ask(ctx context.Context, dest string, path dbus.ObjectPath, met
 	return err
 }
 
-// broken tells whether the connection ended before the reply came.
+// broken tells whether the connection ended before the reply came: the error is neither a reply nor a deadline.
 func broken(err error) bool {
-	var d dbus.Error
-	if errors.As(err, &d) {
-		return d.Name == errBus+"Disconnected"
+	var reply dbus.Error
+	var ours *Error
+	switch {
+	case err == nil, errors.As(err, &ours), errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		return false
+	case errors.As(err, &reply):
+		return reply.Name == errBus+"Disconnected"
 	}
-	return errors.Is(err, dbus.ErrClosed) || errors.Is(err, io.EOF) || errors.Is(err, os.ErrClosed)
+	return true
+}
+
+// drop forgets a connection that broke. godbus itself notices only when it next reads from it.
+func (c *Client) drop(conn *dbus.Conn) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.conn == conn {
+		c.conn = nil
+	}
+	_ = conn.Close()
 }
 
 // fail is newError, and where firewalld is absent it asks systemd why, so that stopped, masked and not installed are

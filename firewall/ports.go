@@ -129,7 +129,7 @@ func (c *Client) Open(ctx context.Context, layer Layer, zone string, port Port) 
 	}
 	for _, m := range missing {
 		part := m.port(port.Protocol)
-		added, err := c.change(ctx, "open", layer, &done.Zone, part)
+		added, err := c.change(ctx, "open", layer, zone, part)
 		if added {
 			done.Ports = append(done.Ports, part)
 		}
@@ -169,7 +169,7 @@ func (c *Client) Shut(ctx context.Context, layer Layer, zone string, port Port) 
 			continue
 		}
 		part := s.port(port.Protocol)
-		removed, err := c.change(ctx, "shut", layer, &done.Zone, part)
+		removed, err := c.change(ctx, "shut", layer, zone, part)
 		if removed {
 			done.Ports = append(done.Ports, part)
 		}
@@ -180,41 +180,36 @@ func (c *Client) Shut(ctx context.Context, layer Layer, zone string, port Port) 
 	return done, nil
 }
 
-// change adds or removes one entry, which was seen to be missing or present. It corrects zone to the one firewalld used.
-func (c *Client) change(ctx context.Context, op string, layer Layer, zone *string, port Port) (changed bool, err error) {
-	err = c.send(ctx, op, layer, zone, port)
+// change adds or removes one entry, which was seen to be missing or present.
+func (c *Client) change(ctx context.Context, op string, layer Layer, zone string, port Port) (changed bool, err error) {
+	verb := ".addPort"
+	if op == "shut" {
+		verb = ".removePort"
+	}
+	path, method, args := objectPath, ifaceZone+verb, []any{zone, port.Port, port.Protocol}
+	switch {
+	case layer == Permanent:
+		method, args = ifaceConfigZone+verb, []any{port.Port, port.Protocol}
+		if path, err = c.permanentZone(ctx, zone); err != nil {
+			return false, c.fail(ctx, op, layer, zone, port, err)
+		}
+	case op == "open":
+		args = append(args, int32(0)) // seconds until firewalld removes it again; 0 is never
+	}
+	err = c.call(ctx, changeTimeout, busName, path, method, nil, args...)
 	if err == nil {
 		return true, nil
 	}
-	code, _ := classify(err)
-	var e *Error
-	switch {
-	case errors.As(err, &e): // the bus could not be reached, so nothing was sent
-		return false, c.fail(ctx, op, layer, *zone, port, err)
-	case code == CodeAlreadyEnabled, code == CodeNotEnabled:
-		return false, nil // somebody else was faster
-	case code != CodeNoAnswer:
-		return false, c.fail(ctx, op, layer, *zone, port, err)
-	}
-	return c.outcome(ctx, op, layer, *zone, port, err)
-}
-
-func (c *Client) send(ctx context.Context, op string, layer Layer, zone *string, port Port) error {
-	if layer == Permanent {
-		path, err := c.permanentZone(ctx, *zone)
-		if err != nil {
-			return err
+	var unsent *Error // the bus could not be reached
+	if !errors.As(err, &unsent) {
+		switch code, _ := classify(err); code {
+		case CodeAlreadyEnabled, CodeNotEnabled:
+			return false, nil // somebody else was faster
+		case CodeNoAnswer:
+			return c.outcome(ctx, op, layer, zone, port, err)
 		}
-		method := ifaceConfigZone + ".addPort"
-		if op == "shut" {
-			method = ifaceConfigZone + ".removePort"
-		}
-		return c.call(ctx, changeTimeout, busName, path, method, nil, port.Port, port.Protocol)
 	}
-	if op == "shut" {
-		return c.call(ctx, changeTimeout, busName, objectPath, ifaceZone+".removePort", zone, *zone, port.Port, port.Protocol)
-	}
-	return c.call(ctx, changeTimeout, busName, objectPath, ifaceZone+".addPort", zone, *zone, port.Port, port.Protocol, int32(0))
+	return false, c.fail(ctx, op, layer, zone, port, err)
 }
 
 // outcome finds out what became of a change that got no reply.
