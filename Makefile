@@ -1,0 +1,78 @@
+# Every target that people call has a "##" line; `make help` shows them.
+SHELL       := /bin/bash
+.DEFAULT_GOAL := help
+
+VERSION     ?= $(shell git describe --tags --dirty --always 2>/dev/null | sed 's/^\([0-9a-f]*\(-dirty\)\?\)$$/v0.0.0-\1/' || echo v0.0.0)
+# All times in what is built: the last commit's.
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+GOARCH      ?= $(shell go env GOARCH 2>/dev/null)
+ARCHES      := amd64 arm64
+DISTS       := el7,el8,el9,el10
+RPMARCH_amd64 := x86_64
+RPMARCH_arm64 := aarch64
+
+export CGO_ENABLED := 0
+export SOURCE_DATE_EPOCH
+GOBUILD     := go build -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)"
+
+.PHONY: help
+help: ## show this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: go-present
+go-present:
+	@command -v go >/dev/null || { echo "Installing Go"; \
+	  if command -v dnf >/dev/null; then dnf install -y golang; else apt-get update && apt-get install -y golang-go; fi; }
+
+.PHONY: build
+build: go-present ## build the binary for this machine into bin/
+	GOOS=linux GOARCH=$(GOARCH) $(GOBUILD) -o bin/linux-$(GOARCH)/ ./cmd/tectonic-worker
+
+.PHONY: build-all
+build-all: go-present ## build the binaries for every architecture into bin/
+	for a in $(ARCHES); do GOOS=linux GOARCH=$$a $(GOBUILD) -o bin/linux-$$a/ ./cmd/tectonic-worker || exit 1; done
+
+.PHONY: completions
+completions: build
+	mkdir -p dist/completions
+	for s in bash zsh fish; do bin/linux-$(shell go env GOARCH)/tectonic-worker completion $$s > dist/completions/tectonic-worker.$$s || exit 1; done
+
+.PHONY: rpm
+rpm: build-all completions ## build the packages for RHEL 7 to 10, x86_64 and aarch64, into dist/
+	$(foreach a,$(ARCHES),go run ./packaging/rpm --binary bin/linux-$(a)/tectonic-worker --version $(VERSION) --arch $(RPMARCH_$(a)) --dist $(DISTS) --out dist &&) true
+
+.PHONY: tools
+tools: go-present
+	go run ./test/lab/cmd/lab tools
+
+.PHONY: lab
+lab: tools ## build the test lab's caches: worker root, Kubernetes, images (minutes, once)
+	go run ./test/lab/cmd/lab build
+
+.PHONY: fmt
+fmt: ## format the code
+	gofmt -w $$(git ls-files '*.go')
+
+.PHONY: lint
+lint: tools ## gofmt, vet, staticcheck, shellcheck and the import rules
+	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "not formatted (make fmt):"; echo "$$out"; exit 1; }
+	go vet ./...
+	go tool staticcheck ./...
+	shellcheck $$(git ls-files '*.sh') .ci/run
+	go test -count=1 -run '^TestImports|^TestPackage' ./test
+
+.PHONY: test
+test: lint lab rpm ## run all the tests (as root: with real machines; else without them)
+	go test -timeout 60m ./...
+
+.PHONY: demo
+demo: lab rpm ## show it: boot a RHEL-like host and a control plane, install the RPM, join, clean up
+	go run ./test/lab/cmd/lab demo --rpm dist/
+
+.PHONY: bench
+bench: lab rpm ## measure against the seed's commands and a bare kubelet (ratios of one run)
+	go run ./test/bench
+
+.PHONY: clean
+clean: ## remove what was built here (not the lab's caches)
+	rm -rf bin dist
