@@ -24,9 +24,9 @@ func (c *Client) get(ctx context.Context, op string, r *rest.Request, into runti
 // raw returns the body of the answer to one request.
 func (c *Client) raw(ctx context.Context, op string, r *rest.Request) ([]byte, *exchange, error) {
 	var body []byte
-	ex, err := c.do(ctx, op, r, func(result rest.Result) (err error) {
-		body, err = result.Raw()
-		return err
+	ex, err := c.do(ctx, op, r, func(result rest.Result) error {
+		body, _ = result.Raw()
+		return result.Error() // Raw's own error lacks what the server said
 	})
 	return body, ex, err
 }

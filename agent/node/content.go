@@ -85,12 +85,12 @@ func load(data []byte) (*api.Config, *Problem) {
 		return nil
 	}
 	for _, c := range head.Clusters {
-		if p := badData(fmt.Sprintf("cluster %q", clean(c.Name)), c.Cluster); p != nil {
+		if p := badData(named("cluster", c.Name), c.Cluster); p != nil {
 			return nil, p
 		}
 	}
 	for _, u := range head.Users {
-		if p := badData(fmt.Sprintf("user %q", clean(u.Name)), u.User); p != nil {
+		if p := badData(named("user", u.Name), u.User); p != nil {
 			return nil, p
 		}
 	}
@@ -99,4 +99,12 @@ func load(data []byte) (*api.Config, *Problem) {
 		return nil, &Problem{Cause: Malformed, What: "the file is YAML, but it has not the structure of a kubeconfig", Remedy: "check that it is the right file"}
 	}
 	return config, nil
+}
+
+// named is for entries whose name may come after the place where a copy was cut.
+func named(what, name string) string {
+	if name == "" {
+		return "a " + what
+	}
+	return fmt.Sprintf("%s %q", what, clean(name))
 }

@@ -75,6 +75,10 @@ func (c *Client) explain(ctx context.Context, op string, ex *exchange, err error
 	if errors.Is(err, context.Canceled) || ctx.Err() != nil {
 		return fail(LayerHTTP, Interrupted, "", "interrupted")
 	}
+	if ex.connect.done && !ex.handshake.done && !ex.proxied {
+		return fail(LayerTLS, TLSFailed, "compare the TLS versions and cipher suites that the API server allows: at least TLS 1.2 is needed",
+			"the TLS handshake with %s failed: %s", c.where(ex), clean(withoutURL(err).Error()))
+	}
 	if ex.status == http.StatusOK {
 		return fail(LayerHTTP, NotKubernetes, "check the server in the kubeconfig", "%s answers, but not as an API server does", c.where(ex))
 	}
@@ -87,7 +91,9 @@ type failure func(l Layer, r Reason, remedy, format string, args ...any) *APIErr
 func (c *Client) explainSilence(fail failure, ex *exchange) *APIError {
 	at := c.where(ex)
 	switch {
-	case ex.sent && !ex.read, ex.handshake.done:
+	case ex.status != 0:
+		return fail(LayerHTTP, HTTPSilent, "the API server or the network may be overloaded: look at both", "%s began to answer and did not finish", at)
+	case ex.handshake.done:
 		return fail(LayerHTTP, HTTPSilent, "the API server may be overloaded or hung: look at its load and log",
 			"%s accepted the request and did not answer within %v", at, c.limits.Header)
 	case ex.connect.done:
@@ -153,7 +159,6 @@ func (c *Client) explainTLS(fail failure, ex *exchange, err error) *APIError {
 		hostname  x509.HostnameError
 		invalid   x509.CertificateInvalidError
 		header    tls.RecordHeaderError
-		alert     tls.AlertError
 	)
 	switch {
 	case errors.As(err, &local):
@@ -182,8 +187,6 @@ func (c *Client) explainTLS(fail failure, ex *exchange, err error) *APIError {
 		return fail(LayerTLS, PlainHTTP, "take the port of the secure API server (6443 or 443)", "%s speaks HTTP without TLS", at)
 	case errors.As(err, &header):
 		return fail(LayerTLS, NotTLS, "check host and port of the server in the kubeconfig", "%s does not speak TLS", at)
-	case errors.As(err, &alert):
-		return fail(LayerTLS, TLSFailed, "", "the TLS handshake with %s failed: %s", at, clean(alert.Error()))
 	}
 	var verification *tls.CertificateVerificationError
 	if errors.As(err, &verification) {

@@ -129,6 +129,11 @@ func (c *Client) explainClock(ctx context.Context, err error) error {
 		return err
 	}
 	server, timeErr := c.ServerTime(ctx)
+	var other *APIError
+	if errors.As(timeErr, &other) && other.Reason == WrongCA {
+		other.Op = e.Op
+		return other // a clock that is set right would not help
+	}
 	if timeErr != nil {
 		return err
 	}
@@ -151,8 +156,9 @@ func (c *Client) ServerTime(ctx context.Context) (time.Time, error) {
 	date, err := c.askTime(ctx, config)
 	var invalid x509.CertificateInvalidError
 	var verification *tls.CertificateVerificationError
-	if err != nil && errors.As(err, &invalid) && invalid.Reason == x509.Expired && errors.As(err, &verification) {
-		if at, ok := c.momentOfValidity(verification.UnverifiedCertificates); ok {
+	if err != nil && errors.As(err, &invalid) && invalid.Reason == x509.Expired && errors.As(err, &verification) && len(verification.UnverifiedCertificates) > 0 {
+		var at time.Time
+		if at, err = c.momentOfValidity(verification.UnverifiedCertificates); err == nil {
 			config.Time = func() time.Time { return at }
 			date, err = c.askTime(ctx, config)
 		}
@@ -179,19 +185,16 @@ func (c *Client) askTime(ctx context.Context, config *tls.Config) (time.Time, er
 	return http.ParseTime(resp.Header.Get("Date"))
 }
 
-// momentOfValidity finds a time at which the chain verifies against the kubeconfig's CA.
-func (c *Client) momentOfValidity(chain []*x509.Certificate) (time.Time, bool) {
-	if len(chain) == 0 {
-		return time.Time{}, false
-	}
+// momentOfValidity finds a time at which the chain verifies against the kubeconfig's CA, or says why it never does.
+func (c *Client) momentOfValidity(chain []*x509.Certificate) (at time.Time, err error) {
 	between := x509.NewCertPool()
 	for _, cert := range chain[1:] {
 		between.AddCert(cert)
 	}
-	for _, at := range []time.Time{chain[0].NotBefore.Add(time.Second), chain[0].NotAfter.Add(-time.Second)} {
-		if _, err := chain[0].Verify(x509.VerifyOptions{Roots: c.roots, Intermediates: between, CurrentTime: at}); err == nil {
-			return at, true
+	for _, at = range []time.Time{chain[0].NotBefore.Add(time.Second), chain[0].NotAfter.Add(-time.Second)} {
+		if _, err = chain[0].Verify(x509.VerifyOptions{Roots: c.roots, Intermediates: between, CurrentTime: at}); err == nil {
+			return at, nil
 		}
 	}
-	return time.Time{}, false
+	return time.Time{}, err
 }

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"k8s.io/klog/v2"
 )
 
 // maxBody bounds an answer, in bytes. A list of 500 nodes has about 10 MB.
@@ -23,7 +25,6 @@ type exchange struct {
 	lookup     phase
 	connect    phase
 	handshake  phase
-	sent, read bool
 	target     string // the address dialled last
 	proxied    bool
 	local      netip.Addr
@@ -38,8 +39,10 @@ type phase struct{ begun, done bool }
 
 type exchangeKey struct{}
 
+// withExchange also takes client-go's own log away: what it has to say comes back as an error.
 func withExchange(ctx context.Context) (context.Context, *exchange) {
 	ex := &exchange{}
+	ctx = klog.NewContext(ctx, klog.New(nil))
 	return context.WithValue(ctx, exchangeKey{}, ex), ex
 }
 
@@ -69,8 +72,6 @@ func (ex *exchange) trace() *httptrace.ClientTrace {
 				}
 			})
 		},
-		WroteRequest:         func(i httptrace.WroteRequestInfo) { do(func() { ex.sent = i.Err == nil }) },
-		GotFirstResponseByte: func() { do(func() { ex.read = true }) },
 	}
 }
 
