@@ -234,7 +234,7 @@ func checkEndpoint(s *Settings, v string) []fault {
 func proxy(field func(*Settings) *string) func(*Settings, string) []fault {
 	return func(s *Settings, v string) []fault {
 		u, err := url.Parse(v)
-		if err != nil || u.Host == "" {
+		if !strings.Contains(v, "://") {
 			u, err = url.Parse("http://" + v)
 		}
 		if err != nil || u.Hostname() == "" || strings.ContainsAny(v, " \t") ||

@@ -45,7 +45,7 @@ func Parse(file string, data []byte) ([]Assignment, Problems) {
 			}
 			continue
 		case it.kind == junk:
-			p.Key, p.Value = "", it.key
+			p.Key, p.Value = "", redact("", it.key)
 			add("this line is not a KEY=VALUE assignment, so systemd ignores it",
 				"write KEY=VALUE, or begin the line with # to make it a comment")
 			continue

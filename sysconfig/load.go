@@ -1,6 +1,7 @@
 package sysconfig
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -117,11 +118,14 @@ func Load(src Source) (Settings, error) {
 	}
 	problems = append(problems, together(&s, files)...)
 	if len(problems) > 0 {
-		slices.SortStableFunc(problems, func(a, b Problem) int {
-			if a.File == b.File {
-				return a.Line - b.Line
+		var places []string // in the order of the first problem found in each
+		for _, p := range problems {
+			if !slices.Contains(places, p.File) {
+				places = append(places, p.File)
 			}
-			return 0
+		}
+		slices.SortStableFunc(problems, func(a, b Problem) int {
+			return cmp.Or(slices.Index(places, a.File)-slices.Index(places, b.File), a.Line-b.Line)
 		})
 		return s, problems
 	}
