@@ -143,12 +143,12 @@ func classify(err error) (Code, string) {
 	}
 	text := errorText(d)
 	switch {
-	case d.Name == errException:
-		return parseException(text)
 	case strings.Contains(d.Name, errNotAuthorized), strings.Contains(text, errNotAuthorized),
 		strings.HasPrefix(d.Name, "org.freedesktop.PolicyKit1.Error."):
 		// python-slip, which firewalld 0.9 and older use, has the same word under another prefix.
 		return CodeNotAuthorized, text
+	case d.Name == errException:
+		return parseException(text)
 	}
 	switch strings.TrimPrefix(d.Name, errBus) {
 	case "AccessDenied", "AuthFailed", "InteractiveAuthorizationRequired":

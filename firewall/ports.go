@@ -3,6 +3,7 @@ package firewall
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/godbus/dbus/v5"
 )
@@ -25,24 +26,26 @@ func (c Change) Changed() bool { return len(c.Ports) > 0 }
 // Query tells whether a port is open in one layer of a zone: by an entry of its own or inside a range. A range is open
 // where every port of it is.
 func (c *Client) Query(ctx context.Context, layer Layer, zone string, port Port) (bool, error) {
-	want, err := port.check()
-	if err != nil {
+	if _, err := port.check(); err != nil {
 		return false, invalidPort("query", layer, zone, port, err)
 	}
-	zone, err = c.resolve(ctx, zone)
+	zone, err := c.resolve(ctx, zone)
 	if err != nil {
 		return false, err
 	}
-	open, err := c.query(ctx, layer, zone, port, want)
+	open, err := c.query(ctx, layer, zone, port)
 	if err != nil {
 		return false, c.fail(ctx, "query", layer, zone, port, err)
 	}
 	return open, nil
 }
 
-func (c *Client) query(ctx context.Context, layer Layer, zone string, port Port, want span) (bool, error) {
+func (c *Client) query(ctx context.Context, layer Layer, zone string, port Port) (bool, error) {
 	var open bool
-	var err error
+	want, err := port.span()
+	if err != nil {
+		return false, err
+	}
 	if layer == Permanent {
 		var path dbus.ObjectPath
 		if path, err = c.permanentZone(ctx, zone); err == nil {
@@ -110,7 +113,7 @@ func (c *Client) Open(ctx context.Context, layer Layer, zone string, port Port) 
 		return Change{}, err
 	}
 	done := Change{Zone: zone}
-	open, err := c.query(ctx, layer, zone, port, want)
+	open, err := c.query(ctx, layer, zone, port)
 	if err != nil {
 		return done, c.fail(ctx, "open", layer, zone, port, err)
 	}
@@ -215,24 +218,35 @@ func (c *Client) change(ctx context.Context, op string, layer Layer, zone string
 // outcome finds out what became of a change that got no reply.
 //
 // It uses the connection the change went out on while that lives: the bus keeps the order of messages from one sender,
-// so an answer to this question comes after the change was done or refused. On a broken connection a new one is opened.
+// so an answer to this question comes after the change was done or refused. On a broken connection a new one is opened,
+// and a bus or a firewalld that is just being restarted is waited for.
 func (c *Client) outcome(ctx context.Context, op string, layer Layer, zone string, port Port, cause error) (bool, error) {
 	again, done := context.WithTimeout(context.WithoutCancel(ctx), requeryTimeout)
 	defer done()
-	want, err := port.span()
-	if err != nil {
-		return false, invalidPort(op, layer, zone, port, err)
-	}
-	open, err := c.query(again, layer, zone, port, want)
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
 	e := newError(op, layer, zone, port, cause)
-	switch {
-	case err != nil:
+	for {
+		var ours *Error
+		open, err := c.query(again, layer, zone, port)
+		if err != nil {
+			ours = newError(op, layer, zone, port, err)
+		}
+		switch {
+		case err == nil && open == (op == "open"):
+			return true, nil
+		case err == nil:
+			e.Message += ", and the change was not made"
+			return false, e
+		case ours.Code == CodeNoBus, ours.Code == CodeNotRunning, ours.Code == CodeUnsupported:
+			select { // nothing tells when a bus comes back
+			case <-tick.C:
+				continue
+			case <-again.Done():
+			}
+		}
 		e.Code = CodeUnknownOutcome
 		e.Message += ", and it is not known whether the change was made"
 		return false, e
-	case open == (op == "open"):
-		return true, nil
 	}
-	e.Message += ", and the change was not made"
-	return false, e
 }

@@ -65,7 +65,8 @@ func (s State) sentence() (why, remedy string) {
 }
 
 // State looks at firewalld and, where it is absent, asks systemd why. An absent firewalld is a state, not an error; an
-// error means that the bus is gone, that firewalld does not answer, or that it refuses us.
+// error means that the bus is gone, that firewalld does not answer, or that it refuses us; in the last case the state
+// still says Running, and no more.
 func (c *Client) State(ctx context.Context) (State, error) {
 	var owned bool
 	if err := c.ask(ctx, ifaceBus, "/org/freedesktop/DBus", ifaceBus+".NameHasOwner", &owned, busName); err != nil {
@@ -98,6 +99,8 @@ func (c *Client) State(ctx context.Context) (State, error) {
 			return State{Presence: c.absence(ctx)}, nil
 		case CodeUnsupported: // it has the name but not yet its objects
 			return State{Presence: Starting}, nil
+		case CodeNotAuthorized:
+			return State{Presence: Running}, e
 		}
 		return State{}, e
 	}
