@@ -2,6 +2,8 @@ package lab
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -37,7 +39,11 @@ func (h *Host) prepare(ctx context.Context, lower string, o WorkerOptions) error
 	if version == "" {
 		version = ControlPlaneVersion
 	}
+	// A host without a machine-id would be on its first boot, with presets applied and questions asked.
+	var machineID [16]byte
+	rand.Read(machineID[:])
 	files := []File{
+		{Path: "/etc/machine-id", Content: []byte(hex.EncodeToString(machineID[:]) + "\n"), Mode: 0o444},
 		{Path: "/etc/hostname", Content: []byte(h.Name + "\n")},
 		{Path: KubeletDropIn, Content: []byte(LabKubeletConfig(version))},
 	}

@@ -34,7 +34,7 @@ const (
 func KubeletImage(version string) string { return kubeletRepository + ":" + version }
 
 func (c *Cache) kubeletImagesPath() (string, error) {
-	parts := []string{"2", debianSuite, strings.Join(kubeletImagePackages, " "), c.workerRootPath()}
+	parts := []string{"2", debianSuite, strings.Join(kubeletImagePackages, " ")}
 	for _, r := range Releases {
 		path, err := c.kubernetesPath(r, "kubelet")
 		if err != nil {

@@ -18,7 +18,7 @@ type Mode int
 const (
 	Forward Mode = iota // to the API server
 	Hang                // accepted, read from, never answered
-	Reset               // accepted and reset at once
+	Reset               // accepted, and reset at the client's first byte
 	Refuse              // nothing listens
 )
 
@@ -118,6 +118,7 @@ func (p *Proxy) accept(l net.Listener) {
 			case Hang:
 				io.Copy(io.Discard, c)
 			default:
+				c.Read(make([]byte, 1))
 				reset(c)
 			}
 		}()

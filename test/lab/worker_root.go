@@ -20,7 +20,7 @@ var workerPackages = []string{
 
 // workerFiles are what the lab adds to a worker's root filesystem; path -> content.
 var workerFiles = map[string]string{
-	// In a container systemd mounts cgroup v1 and /proc/sys read-only; a kubelet writes both. They are this machine's
+	// In a container systemd-nspawn mounts cgroup v1 and /proc/sys read-only; a kubelet writes both. They are this machine's
 	// own (cgroup and network namespaces), so writing them stays inside.
 	"/etc/systemd/system/lab-writable.service": `[Unit]
 Description=Lab: let a kubelet write cgroups and sysctls
@@ -58,9 +58,18 @@ graphroot = "/var/lib/containers/storage"
 [storage.options]
 additionalimagestores = ["` + imageStoreMount + `"]
 `,
-	"/etc/resolv.conf":               "nameserver " + bridgeAddress + "\noptions timeout:1 attempts:1\n",
-	"/etc/hosts":                     "127.0.0.1 localhost\n" + controlPlaneAddress + " " + controlPlaneName + "\n",
-	"/etc/kernel-modules-of-the-lab": "The kernel is the machine's; there are no modules to load.\n",
+	"/etc/resolv.conf": "nameserver " + bridgeAddress + "\noptions timeout:1 attempts:1\n",
+	"/etc/hosts":       "127.0.0.1 localhost\n" + controlPlaneAddress + " " + controlPlaneName + "\n",
+	// Debian's own, but quieter: a failed test shows the end of the journal.
+	"/etc/containerd/config.toml": `version = 2
+
+[debug]
+  level = "warn"
+
+[plugins."io.containerd.grpc.v1.cri".cni]
+  bin_dir = "/opt/cni/bin"
+  conf_dir = "/etc/cni/net.d"
+`,
 }
 
 // imageStoreMount is where a worker finds the kubelet images, read-only.
@@ -71,6 +80,7 @@ var workerMasked = []string{
 	"podman-auto-update.service", "podman-auto-update.timer", "podman-restart.service", "e2scrub_reap.service",
 	"apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "fstrim.timer", "e2scrub_all.timer",
 	"dnf-makecache.timer", "console-getty.service", "getty@.service", "getty-static.service", "systemd-timesyncd.service", "podman.socket", "podman.service",
+	"systemd-networkd.service", "systemd-networkd.socket", "systemd-networkd-wait-online.service", "systemd-firstboot.service",
 }
 
 func (c *Cache) workerRootPath() string {
