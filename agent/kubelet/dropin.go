@@ -15,7 +15,9 @@ import (
 
 // parseDropIn reads a drop-in as the kubelet would (YAML 1.1 by way of JSON,
 // no duplicate keys) and checks it against the fields that this kubelet's
-// version has, since a kubelet from 1.17 on exits at one that it does not know.
+// version has. The kubelet itself would not tell: at a field that it does not
+// know it logs "Using lenient decoding as strict decoding failed" from 1.17 on
+// (kubernetes/kubernetes#83204), nothing before, and starts without it.
 func parseDropIn(d DropIn, v Version) (map[string]any, []error) {
 	asJSON, err := yaml.YAMLToJSONStrict(d.Data)
 	if err != nil {

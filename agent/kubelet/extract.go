@@ -38,6 +38,9 @@ var patches = map[int]int{
 // All but v and vmodule went with 1.26 (kubernetes/kubernetes#112120).
 var klogFlags = []string{"alsologtostderr", "log-backtrace-at", "log-dir", "logtostderr", "stderrthreshold"}
 
+// movedFlags left the kubelet's own options for a library's and live on there.
+var movedFlags = []string{"logging-format", "experimental-logging-sanitization"}
+
 func main() {
 	log.SetFlags(0)
 	var minors []int
@@ -81,6 +84,9 @@ func main() {
 				}
 			}
 		}
+	}
+	for _, name := range movedFlags {
+		delete(flags, name)
 	}
 	for _, name := range klogFlags {
 		flags[name] = [2]int{first, 25}

@@ -106,3 +106,21 @@ func golden(t *testing.T, name string, in Input) {
 		t.Errorf("(-%s +got)\n%s", file, diff)
 	}
 }
+
+// inputs are the ways a worker of one release can be set up that lead to
+// different flags and fields.
+func inputs(t testing.TB, minor int) (all []Input) {
+	t.Helper()
+	release := Version{Major: 1, Minor: minor}.String()
+	full := everything(t, release)
+	all = append(all, typical(t, release), full)
+	shared := full
+	shared.Bootstrap, shared.NodeCertificate = false, true
+	all = append(all, shared)
+	if minor < 24 {
+		docker := full
+		docker.Endpoint = ""
+		all = append(all, docker)
+	}
+	return all
+}

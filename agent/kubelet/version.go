@@ -24,7 +24,7 @@ type Version struct {
 	Pre string
 }
 
-var versionForm = regexp.MustCompile(`^v?(\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?(?:-((?:alpha|beta|rc)\.\d+))?(?:[-+_.].*)?$`)
+var versionForm = regexp.MustCompile(`^v?(\d{1,4})\.(\d{1,4})(?:\.(\d{1,4}))?(?:-((?:alpha|beta|rc)\.\d+)(?:\.\d+)*)?(?:[-+_][0-9A-Za-z._+-]*)?$`)
 
 // ParseVersion reads a version as a server, an image tag or a package names
 // it: v1.8.9_coreos.0, v1.34.4, 1.29.6+x, v1.36.0-rc.1. A tag that ends with
