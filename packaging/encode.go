@@ -86,8 +86,10 @@ func encode(p *Package, signatures map[int]rpmpack.IndexEntry) ([]byte, error) {
 		r.AddFile(entry)
 		flags = append(flags, uint32(fileFlags(f.Kind)))
 	}
-	// In the order of the files, which are sorted as rpmpack sorts them.
-	r.AddCustomTag(tagFileFlags, rpmpack.EntryUint32(flags))
+	if len(flags) > 0 {
+		// In the order of the files, which are sorted as rpmpack sorts them.
+		r.AddCustomTag(tagFileFlags, rpmpack.EntryUint32(flags))
+	}
 	r.AddCustomTag(tagEncoding, rpmpack.EntryString("utf-8"))
 	r.AddCustomTag(tagChangelogTime, rpmpack.EntryInt32([]int32{int32(p.Time.Unix())}))
 	r.AddCustomTag(tagChangelogName, rpmpack.EntryStringSlice([]string{

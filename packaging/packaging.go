@@ -70,7 +70,7 @@ const (
 	Doc         // %doc
 	License     // %license
 	Ghost       // %ghost: not in the package, but the package's all the same
-	GhostConfig // %ghost %config(missingok): an erase renames it to .rpmsave
+	GhostConfig // %ghost %config(missingok): an erase leaves it, without renaming it
 )
 
 // File is one file or directory of a package; all belong to root.
