@@ -23,70 +23,89 @@ type Change struct {
 // Changed tells whether anything was added or removed.
 func (c Change) Changed() bool { return len(c.Ports) > 0 }
 
+// place is one layer of one zone, as the target of calls. The path of a zone's permanent configuration changes when
+// firewalld reloads, so a place is used for one operation and not kept.
+type place struct {
+	layer Layer
+	zone  string
+	path  dbus.ObjectPath
+}
+
+// locate finds a place. The empty zone becomes the default zone's name: what is recorded must still be right after
+// somebody changes the default.
+func (c *Client) locate(ctx context.Context, op string, layer Layer, zone string, port Port) (place, error) {
+	if zone == "" {
+		var err error
+		if zone, err = c.DefaultZone(ctx); err != nil {
+			return place{}, err
+		}
+	}
+	at := place{layer, zone, objectPath}
+	if layer == Permanent {
+		if err := c.ask(ctx, busName, configPath, ifaceConfig+".getZoneByName", &at.path, zone); err != nil {
+			return at, c.fail(ctx, op, layer, zone, port, err)
+		}
+	}
+	return at, nil
+}
+
 // Query tells whether a port is open in one layer of a zone: by an entry of its own or inside a range. A range is open
 // where every port of it is.
 func (c *Client) Query(ctx context.Context, layer Layer, zone string, port Port) (bool, error) {
 	if _, err := port.check(); err != nil {
 		return false, invalidPort("query", layer, zone, port, err)
 	}
-	zone, err := c.resolve(ctx, zone)
+	at, err := c.locate(ctx, "query", layer, zone, port)
 	if err != nil {
 		return false, err
 	}
-	open, err := c.query(ctx, layer, zone, port)
+	open, err := c.query(ctx, at, port)
 	if err != nil {
-		return false, c.fail(ctx, "query", layer, zone, port, err)
+		return false, c.fail(ctx, "query", layer, at.zone, port, err)
 	}
 	return open, nil
 }
 
-func (c *Client) query(ctx context.Context, layer Layer, zone string, port Port) (bool, error) {
-	var open bool
+func (c *Client) query(ctx context.Context, at place, port Port) (bool, error) {
 	want, err := port.span()
 	if err != nil {
 		return false, err
 	}
-	if layer == Permanent {
-		var path dbus.ObjectPath
-		if path, err = c.permanentZone(ctx, zone); err == nil {
-			err = c.ask(ctx, busName, path, ifaceConfigZone+".queryPort", &open, port.Port, port.Protocol)
-		}
+	var open bool
+	if at.layer == Permanent {
+		err = c.ask(ctx, busName, at.path, ifaceConfigZone+".queryPort", &open, port.Port, port.Protocol)
 	} else {
-		err = c.ask(ctx, busName, objectPath, ifaceZone+".queryPort", &open, zone, port.Port, port.Protocol)
+		err = c.ask(ctx, busName, at.path, ifaceZone+".queryPort", &open, at.zone, port.Port, port.Protocol)
 	}
 	if err != nil || open || want.lo == want.hi {
 		return open, err
 	}
-	// firewalld looks for one entry that holds the whole range; two neighbours that cover it together do as well.
-	entries, err := c.entries(ctx, layer, zone)
-	return len(gaps(want, spansOf(entries, port.Protocol))) == 0, err
+	// firewalld looks for one entry that holds the whole range; neighbours that cover it together do as well.
+	entries, err := c.entries(ctx, at)
+	return err == nil && len(gaps(want, spansOf(entries, port.Protocol))) == 0, err
 }
 
 // Ports gives the entries of one layer of a zone, as firewalld keeps them.
 func (c *Client) Ports(ctx context.Context, layer Layer, zone string) ([]Port, error) {
-	zone, err := c.resolve(ctx, zone)
+	at, err := c.locate(ctx, "list the ports", layer, zone, Port{})
 	if err != nil {
 		return nil, err
 	}
-	entries, err := c.entries(ctx, layer, zone)
+	entries, err := c.entries(ctx, at)
 	if err != nil {
-		return nil, c.fail(ctx, "list the ports", layer, zone, Port{}, err)
+		return nil, c.fail(ctx, "list the ports", layer, at.zone, Port{}, err)
 	}
 	return entries, nil
 }
 
-func (c *Client) entries(ctx context.Context, layer Layer, zone string) ([]Port, error) {
-	if layer == Permanent {
-		path, err := c.permanentZone(ctx, zone)
-		if err != nil {
-			return nil, err
-		}
+func (c *Client) entries(ctx context.Context, at place) ([]Port, error) {
+	if at.layer == Permanent {
 		var entries []Port
-		err = c.ask(ctx, busName, path, ifaceConfigZone+".getPorts", &entries)
+		err := c.ask(ctx, busName, at.path, ifaceConfigZone+".getPorts", &entries)
 		return entries, err
 	}
 	var rows [][]string
-	if err := c.ask(ctx, busName, objectPath, ifaceZone+".getPorts", &rows, zone); err != nil {
+	if err := c.ask(ctx, busName, at.path, ifaceZone+".getPorts", &rows, at.zone); err != nil {
 		return nil, err
 	}
 	var entries []Port
@@ -108,14 +127,14 @@ func (c *Client) Open(ctx context.Context, layer Layer, zone string, port Port) 
 	if err != nil {
 		return Change{}, invalidPort("open", layer, zone, port, err)
 	}
-	zone, err = c.resolve(ctx, zone)
+	at, err := c.locate(ctx, "open", layer, zone, port)
+	done := Change{Zone: at.zone}
 	if err != nil {
-		return Change{}, err
+		return done, err
 	}
-	done := Change{Zone: zone}
-	open, err := c.query(ctx, layer, zone, port)
+	open, err := c.query(ctx, at, port)
 	if err != nil {
-		return done, c.fail(ctx, "open", layer, zone, port, err)
+		return done, c.fail(ctx, "open", layer, at.zone, port, err)
 	}
 	if open {
 		return done, nil
@@ -124,15 +143,15 @@ func (c *Client) Open(ctx context.Context, layer Layer, zone string, port Port) 
 	if want.lo != want.hi {
 		// From 0.9 on firewalld melts overlapping entries into one, and nobody could tell the administrator's part from
 		// ours again. So only what is missing is added, beside what is there.
-		entries, err := c.entries(ctx, layer, zone)
+		entries, err := c.entries(ctx, at)
 		if err != nil {
-			return done, c.fail(ctx, "open", layer, zone, port, err)
+			return done, c.fail(ctx, "open", layer, at.zone, port, err)
 		}
 		missing = gaps(want, spansOf(entries, port.Protocol))
 	}
 	for _, m := range missing {
 		part := m.port(port.Protocol)
-		added, err := c.change(ctx, "open", layer, zone, part)
+		added, err := c.change(ctx, "open", at, part)
 		if added {
 			done.Ports = append(done.Ports, part)
 		}
@@ -151,14 +170,14 @@ func (c *Client) Shut(ctx context.Context, layer Layer, zone string, port Port) 
 	if err != nil {
 		return Change{}, invalidPort("shut", layer, zone, port, err)
 	}
-	zone, err = c.resolve(ctx, zone)
+	at, err := c.locate(ctx, "shut", layer, zone, port)
+	done := Change{Zone: at.zone}
 	if err != nil {
-		return Change{}, err
+		return done, err
 	}
-	done := Change{Zone: zone}
-	entries, err := c.entries(ctx, layer, zone)
+	entries, err := c.entries(ctx, at)
 	if err != nil {
-		return done, c.fail(ctx, "shut", layer, zone, port, err)
+		return done, c.fail(ctx, "shut", layer, at.zone, port, err)
 	}
 	spans := spansOf(entries, port.Protocol)
 	for _, s := range spans {
@@ -172,7 +191,7 @@ func (c *Client) Shut(ctx context.Context, layer Layer, zone string, port Port) 
 			continue
 		}
 		part := s.port(port.Protocol)
-		removed, err := c.change(ctx, "shut", layer, zone, part)
+		removed, err := c.change(ctx, "shut", at, part)
 		if removed {
 			done.Ports = append(done.Ports, part)
 		}
@@ -184,22 +203,19 @@ func (c *Client) Shut(ctx context.Context, layer Layer, zone string, port Port) 
 }
 
 // change adds or removes one entry, which was seen to be missing or present.
-func (c *Client) change(ctx context.Context, op string, layer Layer, zone string, port Port) (changed bool, err error) {
+func (c *Client) change(ctx context.Context, op string, at place, port Port) (changed bool, err error) {
 	verb := ".addPort"
 	if op == "shut" {
 		verb = ".removePort"
 	}
-	path, method, args := objectPath, ifaceZone+verb, []any{zone, port.Port, port.Protocol}
+	method, args := ifaceZone+verb, []any{at.zone, port.Port, port.Protocol}
 	switch {
-	case layer == Permanent:
+	case at.layer == Permanent:
 		method, args = ifaceConfigZone+verb, []any{port.Port, port.Protocol}
-		if path, err = c.permanentZone(ctx, zone); err != nil {
-			return false, c.fail(ctx, op, layer, zone, port, err)
-		}
 	case op == "open":
 		args = append(args, int32(0)) // seconds until firewalld removes it again; 0 is never
 	}
-	err = c.call(ctx, changeTimeout, busName, path, method, nil, args...)
+	err = c.call(ctx, changeTimeout, busName, at.path, method, nil, args...)
 	if err == nil {
 		return true, nil
 	}
@@ -209,10 +225,10 @@ func (c *Client) change(ctx context.Context, op string, layer Layer, zone string
 		case CodeAlreadyEnabled, CodeNotEnabled:
 			return false, nil // somebody else was faster
 		case CodeNoAnswer:
-			return c.outcome(ctx, op, layer, zone, port, err)
+			return c.outcome(ctx, op, at, port, err)
 		}
 	}
-	return false, c.fail(ctx, op, layer, zone, port, err)
+	return false, c.fail(ctx, op, at.layer, at.zone, port, err)
 }
 
 // outcome finds out what became of a change that got no reply.
@@ -220,25 +236,23 @@ func (c *Client) change(ctx context.Context, op string, layer Layer, zone string
 // It uses the connection the change went out on while that lives: the bus keeps the order of messages from one sender,
 // so an answer to this question comes after the change was done or refused. On a broken connection a new one is opened,
 // and a bus or a firewalld that is just being restarted is waited for.
-func (c *Client) outcome(ctx context.Context, op string, layer Layer, zone string, port Port, cause error) (bool, error) {
+func (c *Client) outcome(ctx context.Context, op string, at place, port Port, cause error) (bool, error) {
 	again, done := context.WithTimeout(context.WithoutCancel(ctx), requeryTimeout)
 	defer done()
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
-	e := newError(op, layer, zone, port, cause)
+	e := newError(op, at.layer, at.zone, port, cause)
 	for {
-		var ours *Error
-		open, err := c.query(again, layer, zone, port)
-		if err != nil {
-			ours = newError(op, layer, zone, port, err)
-		}
+		open, err := c.Query(again, at.layer, at.zone, port)
+		why := &Error{}
+		errors.As(err, &why)
 		switch {
 		case err == nil && open == (op == "open"):
 			return true, nil
 		case err == nil:
 			e.Message += ", and the change was not made"
 			return false, e
-		case ours.Code == CodeNoBus, ours.Code == CodeNotRunning, ours.Code == CodeUnsupported:
+		case why.Code == CodeNoBus, why.Code == CodeNotRunning, why.Code == CodeUnsupported:
 			select { // nothing tells when a bus comes back
 			case <-tick.C:
 				continue

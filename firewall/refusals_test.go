@@ -19,7 +19,9 @@ import (
 // sentence checks an error: what it is for a program, and what an operator reads.
 func sentence(t *testing.T, err, is error, text string) {
 	t.Helper()
-	if !errors.Is(err, is) {
+	var code, got *Error
+	switch {
+	case errors.As(is, &code) && (!errors.As(err, &got) || got.Code != code.Code), code == nil && !errors.Is(err, is):
 		t.Errorf("error %v, want one that is %q", err, is)
 	}
 	if err != nil && !strings.Contains(err.Error(), text) {
@@ -93,7 +95,12 @@ func TestFailedConfiguration(t *testing.T) {
 	if err != nil || state.Presence != Failed || !strings.Contains(state.Note(), "could not load its configuration") {
 		t.Errorf("State = %+v (%s), %v", state, state.Note(), err)
 	}
+	_, err = c.Open(ctx, Permanent, "public", kubelet)
+	sentence(t, err, errFailed, `permanently: firewalld runs but could not load its configuration; run "firewall-cmd --check-config"`)
 }
+
+// errFailed has no sentinel of its own: the code tells.
+var errFailed = &Error{Code: CodeFailed}
 
 func TestInvalidZone(t *testing.T) {
 	t.Parallel()

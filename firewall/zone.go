@@ -1,10 +1,6 @@
 package firewall
 
-import (
-	"context"
-
-	"github.com/godbus/dbus/v5"
-)
+import "context"
 
 // DefaultZone gives the zone of every interface and source that is bound to none.
 func (c *Client) DefaultZone(ctx context.Context) (string, error) {
@@ -34,21 +30,4 @@ func (c *Client) Zones(ctx context.Context) ([]string, error) {
 		return nil, c.fail(ctx, "list the zones of firewalld", "", "", Port{}, err)
 	}
 	return zones, nil
-}
-
-// permanentZone gives the object of a zone's permanent configuration. The path changes when firewalld reloads, so it is
-// asked for each time.
-func (c *Client) permanentZone(ctx context.Context, zone string) (dbus.ObjectPath, error) {
-	var path dbus.ObjectPath
-	err := c.ask(ctx, busName, configPath, ifaceConfig+".getZoneByName", &path, zone)
-	return path, err
-}
-
-// resolve replaces the empty zone by the default zone's name: what is recorded must still be right after somebody
-// changes the default.
-func (c *Client) resolve(ctx context.Context, zone string) (string, error) {
-	if zone != "" {
-		return zone, nil
-	}
-	return c.DefaultZone(ctx)
 }
