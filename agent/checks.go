@@ -66,7 +66,8 @@ func (h *handles) checkSystemd(ctx context.Context, _ *Facts) (Severity, string,
 		}
 		if u == units.Kubelet {
 			h.kubeletRan = st.Running()
-			if st.Fragment != "" && st.Fragment != units.Dir+"/"+u {
+			// systemd before 250 names /usr/lib by way of the link /lib.
+			if f := strings.TrimPrefix(st.Fragment, "/usr"); f != "" && f != strings.TrimPrefix(units.Dir, "/usr")+"/"+u {
 				return SeverityWarn, fmt.Sprintf("%s is %s, not the one this package ships", u, st.Fragment), "remove it, or make it run \"tectonic-worker kubelet run\""
 			}
 		}
@@ -111,7 +112,6 @@ func checkCgroup(_ context.Context, f *Facts) (Severity, string, string) {
 		if v, _ := configBool(f.Kubelet.Config, "failCgroupV1"); v {
 			return SeverityFail, now + ": this kubelet refuses cgroup version 1", "boot with systemd.unified_cgroup_hierarchy=1, or set failCgroupV1: false in " + kubelet.DropInDir
 		}
-		return SeverityWarn, now + ": support for cgroup version 1 ends", "boot with systemd.unified_cgroup_hierarchy=1 when you can"
 	case f.Cgroup == 2 && f.Version.Minor < 19:
 		return SeverityFail, now + ": kubelets before 1.19 know only cgroup version 1", "boot with systemd.unified_cgroup_hierarchy=0"
 	}

@@ -80,6 +80,8 @@ type joiner struct {
 	res    *JoinResult
 	facts  *Facts
 	undo   undoList
+	// changes says that the kubelet's unit changed; made when first waited for.
+	changes <-chan struct{}
 }
 
 func (j *joiner) run(ctx context.Context) error {

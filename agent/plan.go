@@ -27,14 +27,13 @@ func (h *handles) plan(ctx context.Context, f *Facts, undo *undoList) ([]step, e
 	if err != nil {
 		return nil, err
 	}
-	trust, err := h.trustStep(ctx, f)
+	trust, err := h.trust(ctx, f)
 	if err != nil {
 		return nil, err
 	}
 	return []step{
 		h.settingsStep(f),
-		h.credentialStep(f),
-		trust,
+		h.credentialStep(f, trust),
 		h.selinuxStep(f),
 		fw,
 		h.kubeletStep(f),
@@ -64,13 +63,13 @@ func (h *handles) settingsStep(f *Facts) step {
 	return s
 }
 
-func (h *handles) credentialStep(f *Facts) step {
+func (h *handles) credentialStep(f *Facts, trust []Resource) step {
 	s := step{
 		name: "credentials", title: "Write the kubeconfig and the CA", restarts: true,
-		resources: []Resource{
+		resources: append([]Resource{
 			&file{root: h.sys.Root, path: kubelet.KubeconfigPath, content: f.Kubeconfig.Data(), mode: 0o600, force: true, secret: true},
 			h.caFile(f),
-		},
+		}, trust...),
 	}
 	if f.Kubeconfig.Shared {
 		s.warnings = append(s.warnings, fmt.Sprintf("the credential (%s) is shared by every worker that uses this kubeconfig; a bootstrap token would give each its own", f.Kubeconfig.Subject))
@@ -82,27 +81,18 @@ func (h *handles) caFile(f *Facts) *file {
 	return &file{root: h.sys.Root, path: kubelet.CAPath, content: f.Kubeconfig.CA, mode: 0o644, force: true}
 }
 
-// trustStep pins Quay's signing key for rkt, which verifies images itself.
-func (h *handles) trustStep(ctx context.Context, f *Facts) (step, error) {
-	s := step{name: "image-trust", title: "Trust the image's signing key", skip: "podman verifies images by its own policy (/etc/containers/policy.json)"}
-	if f.Runtime.Name != sysconfig.RuntimeRkt {
-		return s, nil
-	}
-	if !strings.HasPrefix(f.Image, container.RktTrustedKeyPrefix+"/") {
-		s.skip = "the image is not from " + container.RktTrustedKeyPrefix + "; trust its key with \"rkt trust\""
-		return s, nil
-	}
-	s.skip = ""
-	if h.sys.Root.Exists(container.RktTrustedKeyPath) {
-		s.evidence = "the key " + container.RktTrustedKeyFingerprint + " is trusted for " + container.RktTrustedKeyPrefix
-		return s, nil
+// trust pins Quay's signing key for rkt, which verifies images itself; podman
+// has its own policy for that. It is nothing where the key is there.
+func (h *handles) trust(ctx context.Context, f *Facts) ([]Resource, error) {
+	fromQuay := strings.HasPrefix(f.Image, container.RktTrustedKeyPrefix+"/")
+	if f.Runtime.Name != sysconfig.RuntimeRkt || !fromQuay || h.sys.Root.Exists(container.RktTrustedKeyPath) {
+		return nil, nil
 	}
 	key, err := h.sys.quayKey(ctx, node.Proxy{HTTP: f.Settings.HTTPProxy, HTTPS: f.Settings.HTTPSProxy, No: f.Settings.NoProxy})
 	if err != nil {
-		return s, err
+		return nil, err
 	}
-	s.resources = []Resource{&file{root: h.sys.Root, path: container.RktTrustedKeyPath, content: key, mode: 0o664, force: true}}
-	return s, nil
+	return []Resource{&file{root: h.sys.Root, path: container.RktTrustedKeyPath, content: key, mode: 0o664, force: true}}, nil
 }
 
 func (h *handles) selinuxStep(f *Facts) step {

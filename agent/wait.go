@@ -60,11 +60,10 @@ func (j *joiner) watched(ctx context.Context, interval time.Duration, wake <-cha
 	if err != nil {
 		return err
 	}
-	sub, cancel := context.WithCancel(ctx)
-	defer cancel()
-	changes, err := us.Changes(sub, units.Kubelet)
-	if err != nil {
-		return err
+	if j.changes == nil {
+		if j.changes, err = us.Changes(ctx, units.Kubelet); err != nil {
+			return err
+		}
 	}
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
@@ -87,7 +86,7 @@ func (j *joiner) watched(ctx context.Context, interval time.Duration, wake <-cha
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-changes:
+		case <-j.changes:
 		case <-wake:
 		case <-tick.C:
 		}

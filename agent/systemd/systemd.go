@@ -189,7 +189,7 @@ func (c *Conn) job(ctx context.Context, verb, name string, f jobFunc) error {
 
 // Changes delivers a value whenever a property of one of the units changed,
 // until ctx ends. Values are dropped, not queued, while the reader is busy: it
-// reads the state anew in any case.
+// reads the state anew in any case. A connection has one such reader.
 func (c *Conn) Changes(ctx context.Context, names ...string) (<-chan struct{}, error) {
 	updates := make(chan *dbus.PropertiesUpdate, 64)
 	if err := c.c.Subscribe(); err != nil {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -70,7 +72,7 @@ func statusText(w io.Writer, s *agent.WorkerStatus) {
 		if k.Enabled {
 			at = "enabled at boot"
 		}
-		row("Kubelet", "%s, %s %s, %s", s.Node.KubeletVersion, orNone(k.Active), k.Runtime, at)
+		row("Kubelet", "%s", joinWords(", ", s.Node.KubeletVersion, joinWords(" under ", orNone(k.Active), k.Runtime), at))
 		row("", "%s", orNone(k.Image))
 		row("Credential", "%s", credentialText(s.Credential))
 	}
@@ -109,6 +111,11 @@ func firewallText(f agent.FirewallStatus) string {
 		return orNone(f.State)
 	}
 	return fmt.Sprintf("firewalld %s, zone %s", f.State, f.Zone)
+}
+
+// joinWords joins the words that are not empty.
+func joinWords(sep string, words ...string) string {
+	return strings.Join(slices.DeleteFunc(words, func(w string) bool { return w == "" }), sep)
 }
 
 func orNone(s string) string {
