@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"os"
 	"os/signal"
@@ -22,12 +23,21 @@ func run(args []string) int {
 	logf := func(format string, args ...any) {
 		fmt.Fprintf(os.Stderr, "lab %6.1fs  %s\n", time.Since(start).Seconds(), fmt.Sprintf(format, args...))
 	}
-	if len(args) != 1 {
-		fmt.Fprint(os.Stderr, usage)
+	flags := flag.NewFlagSet("lab", flag.ContinueOnError)
+	flags.Usage = func() { fmt.Fprint(os.Stderr, usage) }
+	rpm := flags.String("rpm", "dist", "")
+	command := ""
+	if len(args) > 0 {
+		command, args = args[0], args[1:]
+	}
+	if err := flags.Parse(args); err != nil || flags.NArg() > 0 {
+		flags.Usage()
 		return 2
 	}
 	var err error
-	switch args[0] {
+	switch command {
+	case "tools":
+		err = lab.InstallTools(ctx, logf)
 	case "build":
 		cache := &lab.Cache{Dir: lab.DefaultCacheDir(), Log: logf}
 		if err = cache.Build(ctx); err == nil {
@@ -35,10 +45,12 @@ func run(args []string) int {
 		}
 	case "smoke":
 		err = smoke(ctx, logf)
+	case "demo":
+		err = demo(ctx, *rpm, logf)
 	case "sweep":
 		err = lab.Sweep(lab.DefaultCacheDir())
 	default:
-		fmt.Fprint(os.Stderr, usage)
+		flags.Usage()
 		return 2
 	}
 	if err != nil {
@@ -48,9 +60,11 @@ func run(args []string) int {
 	return 0
 }
 
-const usage = `Usage: go run ./test/lab/cmd/lab build|smoke|sweep
+const usage = `Usage: go run ./test/lab/cmd/lab COMMAND
 
-  build   install the tools the lab needs and build its cache ($TECTONIC_LAB_CACHE, default /var/cache/tectonic-worker-lab)
+  tools   install the programs the lab needs on this machine
+  build   install the tools and build the lab's cache ($TECTONIC_LAB_CACHE, default /var/cache/tectonic-worker-lab)
   smoke   boot a control plane and a worker, run a kubelet by hand and wait until its Node is Ready
+  demo    [--rpm DIR] boot a worker and a control plane, install the package in DIR (default dist), join, show, clean up
   sweep   remove what labs that were killed left behind
 `
