@@ -102,6 +102,9 @@ func (c *Client) explainSilence(fail failure, ex *exchange) *APIError {
 	case ex.lookup.begun && !ex.lookup.done:
 		return fail(LayerDNS, DNSNoAnswer, "check the name servers in /etc/resolv.conf", "no DNS server answered in time for %s", at)
 	}
+	if !ex.connect.begun {
+		return fail(LayerTCP, Interrupted, "", "the time was up before it was tried")
+	}
 	return fail(LayerTCP, ConnectTimeout, c.proxyHint(ex), "%s does not answer: the connection was not accepted within %v", at, c.limits.Connect)
 }
 

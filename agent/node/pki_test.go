@@ -148,3 +148,13 @@ func mustParse(t testing.TB, data []byte) *Kubeconfig {
 	}
 	return k
 }
+
+// request is a kubelet's certificate signing request, PEM.
+func request(t testing.TB, node string) []byte {
+	t.Helper()
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{CommonName: nodePrefix + node, Organization: []string{"system:nodes"}}}, newKey(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})
+}
