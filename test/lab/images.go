@@ -26,6 +26,8 @@ const (
 	kubeletInImage    = "/usr/local/bin/kubelet"
 	// quaySigningKey is the fingerprint of the key that signs Quay's ACIs.
 	quaySigningKey = "bff313cdaa560b16a8987b8f72abf5f6799d33bc"
+	// QuayKeyPath is where rkt looks for that key.
+	QuayKeyPath = "/etc/rkt/trustedkeys/prefix.d/quay.io/" + quaySigningKey
 	// rktRemoteMount is the registry that the rkt double fetches from.
 	rktRemoteMount = "/usr/lib/lab/rkt-registry"
 )

@@ -6,14 +6,14 @@ import (
 	"time"
 )
 
-// Smoke runs a kubelet of that version by hand, with podman and a configuration written here, until its Node is
-// Ready: what the lab can do without the product.
-func (l *Lab) Smoke(ctx context.Context, version string) error {
+// Smoke runs a kubelet of that version by hand, under "podman" or "rkt" and with a configuration written here, until its
+// Node is Ready: what the lab can do without the product.
+func (l *Lab) Smoke(ctx context.Context, runtime, version string) error {
 	cp, err := l.ControlPlane(ctx)
 	if err != nil {
 		return err
 	}
-	h, err := l.Worker(ctx, WorkerOptions{KubeletVersion: version})
+	h, err := l.Worker(ctx, WorkerOptions{KubeletVersion: version, Rkt: runtime == "rkt", NoPodman: runtime == "rkt"})
 	if err != nil {
 		return err
 	}
@@ -37,15 +37,11 @@ containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
 			return err
 		}
 	}
+	if _, err := h.Must(ctx, "mkdir", "-p", "/var/lib/kubelet"); err != nil {
+		return err
+	}
 	start := time.Now()
-	kubelet, err := h.Start(ctx, Command{Args: []string{
-		"/bin/sh", "-c", `mkdir -p /var/lib/kubelet && exec "$@"`, "kubelet",
-		"podman", "run", "--rm", "--replace", "--name", "kubelet", "--privileged", "--network=host", "--pid=host",
-		"-v", "/etc/kubernetes:/etc/kubernetes", "-v", "/var/lib/kubelet:/var/lib/kubelet:rshared", "-v", "/run:/run", "-v", "/var/log:/var/log",
-		"-v", "/var/lib/containerd:/var/lib/containerd", "-v", "/etc/machine-id:/etc/machine-id:ro", "-v", "/etc/resolv.conf:/etc/resolv.conf:ro",
-		"-v", "/lib/modules:/lib/modules:ro", "-v", "/sys/fs/cgroup:/sys/fs/cgroup", "-v", "/dev:/dev",
-		KubeletImage(version), "--config=/etc/kubernetes/kubelet.yaml", "--kubeconfig=/etc/kubernetes/kubeconfig",
-	}})
+	kubelet, err := h.Start(ctx, Command{Args: kubeletByHand(runtime, version)})
 	if err != nil {
 		return err
 	}
@@ -56,7 +52,38 @@ containerRuntimeEndpoint: unix:///run/containerd/containerd.sock
 		r, _ := kubelet.Wait()
 		return fmt.Errorf("kubelet %s by hand: %w\n%s", version, err, r.Output())
 	}
-	l.Cache.logf("kubelet %s by hand: Node Ready %.1fs after podman run", version, time.Since(start).Seconds())
+	l.Cache.logf("kubelet %s by hand: Node Ready %.1fs after %s run", version, time.Since(start).Seconds(), runtime)
 	_, err = cp.Kubectl(ctx, "delete", "node", h.Name)
 	return err
+}
+
+// kubeletByHand is the command line that an administrator could type.
+func kubeletByHand(runtime, version string) []string {
+	var argv []string
+	volume := func(name, path, podman, rkt string) {
+		if runtime == "podman" {
+			argv = append(argv, "--volume="+path+":"+path+podman)
+			return
+		}
+		argv = append(argv, "--volume="+name+",kind=host,source="+path+rkt, "--mount=volume="+name+",target="+path)
+	}
+	if runtime == "podman" {
+		argv = []string{"podman", "run", "--rm", "--replace", "--name=kubelet", "--privileged", "--network=host", "--pid=host", "--volume=/dev:/dev", "--volume=/sys/fs/cgroup:/sys/fs/cgroup"}
+	} else {
+		// The lab has no key of Quay's to trust.
+		argv = []string{"rkt", "--insecure-options=image", "run", "--net=host", "--hosts-entry=host", "--stage1-from-dir=stage1-fly.aci"}
+	}
+	volume("kubernetes", "/etc/kubernetes", "", "")
+	volume("kubelet", "/var/lib/kubelet", ":rshared", ",recursive=true")
+	volume("run", "/run", "", "")
+	volume("log", "/var/log", "", "")
+	volume("containerd", "/var/lib/containerd", "", "")
+	volume("machine-id", "/etc/machine-id", ":ro", ",readOnly=true")
+	volume("resolv-conf", "/etc/resolv.conf", ":ro", ",readOnly=true")
+	volume("modules", "/lib/modules", ":ro", ",readOnly=true")
+	argv = append(argv, KubeletImage(version))
+	if runtime == "rkt" {
+		argv = append(argv, "--")
+	}
+	return append(argv, "--config=/etc/kubernetes/kubelet.yaml", "--kubeconfig=/etc/kubernetes/kubeconfig")
 }

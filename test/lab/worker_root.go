@@ -25,7 +25,7 @@ var workerFiles = map[string]string{
 	"/etc/systemd/system/lab-writable.service": `[Unit]
 Description=Lab: let a kubelet write cgroups and sysctls
 DefaultDependencies=no
-Before=basic.target
+Before=basic.target systemd-sysctl.service
 
 [Service]
 Type=oneshot
@@ -40,6 +40,8 @@ for dir in /proc/sys /sys/fs/cgroup/*; do
 	if mountpoint -q "$dir"; then mount -o remount,rw,bind "$dir"; fi
 done
 `,
+	// What an administrator of a worker has set.
+	"/etc/sysctl.d/99-kubernetes.conf": "net.ipv4.ip_forward = 1\n",
 	"/etc/cni/net.d/10-lab.conflist": `{
   "cniVersion": "1.0.0",
   "name": "lab",

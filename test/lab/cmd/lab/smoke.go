@@ -13,9 +13,11 @@ func smoke(ctx context.Context, logf func(string, ...any)) error {
 		return err
 	}
 	defer l.Close()
-	for _, r := range lab.Releases {
-		if err := l.Smoke(ctx, r.Version); err != nil {
-			return err
+	for _, runtime := range []string{"podman", "rkt"} {
+		for _, r := range lab.Releases {
+			if err := l.Smoke(ctx, runtime, r.Version); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
