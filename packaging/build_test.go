@@ -27,7 +27,7 @@ func TestVersion(t *testing.T) {
 	for in, want := range map[string]string{
 		"v1.2.3": "1.2.3", "1.2.3": "1.2.3", "v1.2.3-rc.1": "1.2.3~rc.1", "v1.2.3-4-gabcdef0": "1.2.3+4.gabcdef0",
 		"v1.2.3-rc.1-4-gabcdef0-dirty": "1.2.3~rc.1+4.gabcdef0+dirty", "v1.2.3-dirty": "1.2.3+dirty", "0.0.0-dev-x": "0.0.0~dev.x",
-		"": "", "latest": "", "1.2/3": "", "1 2": "", "v": "",
+		"": "", "latest": "", "8908cc1": "", "1.2/3": "", "1 2": "", "v": "",
 	} {
 		got, err := rpmVersion(in)
 		if got != want && !(want == "" && err != nil) {

@@ -1,7 +1,6 @@
 package packaging
 
 import (
-	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -16,8 +15,8 @@ func TestDnfFromARepository(t *testing.T) {
 	dnf := func(args ...string) string {
 		t.Helper()
 		return run(t, "dnf", append([]string{"--installroot=" + h.root, "--releasever=9", "--forcearch=x86_64", "--assumeyes", "--quiet",
-			"--disableplugin=*", "--setopt=reposdir=/nonexistent", "--setopt=cachedir=" + filepath.Join(repo, ".cache"),
-			"--setopt=logdir=/var/log", "--setopt=gpgcheck=0", "--setopt=metadata_expire=0", "--setopt=install_weak_deps=False",
+			"--disableplugin=*", "--setopt=reposdir=/nonexistent", "--setopt=cachedir=" + t.TempDir(),
+			"--setopt=logdir=/var/log", "--setopt=gpgcheck=0", "--setopt=install_weak_deps=False",
 			"--repofrompath=test,file://" + repo, "--repo=test"}, args...)...)
 	}
 	publish := func(version string) {

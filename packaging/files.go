@@ -22,7 +22,7 @@ const (
 )
 
 var (
-	version  = regexp.MustCompile(`^[0-9][A-Za-z0-9._+]*(~[A-Za-z0-9._+]+)?$`)
+	version  = regexp.MustCompile(`^[0-9]+\.[A-Za-z0-9._+]*(~[A-Za-z0-9._+]+)?$`)
 	describe = regexp.MustCompile(`^(.*)-([0-9]+)-(g[0-9a-f]+)$`)
 )
 

@@ -160,7 +160,7 @@ func systemdRoot(t *testing.T) string {
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	lock, err := os.OpenFile(filepath.Join(cache, "systemd-minimal.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	lock, err := os.OpenFile(filepath.Join(cache, "bookworm-systemd-rpm.lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,14 +168,14 @@ func systemdRoot(t *testing.T) string {
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
-	root := filepath.Join(cache, "systemd-minimal")
+	root := filepath.Join(cache, "bookworm-systemd-rpm")
 	if _, err := os.Stat(root); err == nil {
 		return root
 	}
 	if err := os.RemoveAll(root + ".building"); err != nil {
 		t.Fatal(err)
 	}
-	run(t, "mmdebstrap", "--quiet", "--variant=minbase", "--include=systemd,systemd-sysv", "bookworm", root+".building")
+	run(t, "mmdebstrap", "--quiet", "--variant=minbase", "--include=systemd,systemd-sysv,rpm", "bookworm", root+".building")
 	if err := os.Rename(root+".building", root); err != nil {
 		t.Fatal(err)
 	}

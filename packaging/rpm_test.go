@@ -198,7 +198,7 @@ func TestUnitsStayEnabledUntilErase(t *testing.T) {
 	h := newHost(t).withDistribution("podman")
 	o := repository(t)
 	h.rpm("--install", build(t, o))
-	run(t, "systemctl", "--root="+h.root, "enable", units.Kubelet)
+	run(t, "systemctl", "--root="+h.root, "enable", units.Kubelet, units.KubeletPath)
 	links := []string{"/etc/systemd/system/multi-user.target.wants/kubelet.service", "/etc/systemd/system/multi-user.target.wants/kubelet.path"}
 	for _, link := range links {
 		if !h.exists(link) {

@@ -3,6 +3,7 @@ package sysconfig
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -42,7 +43,7 @@ func systemdRoot(t *testing.T) string {
 	if err := os.MkdirAll(cache, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	lock, err := os.OpenFile(filepath.Join(cache, "systemd-minimal.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	lock, err := os.OpenFile(filepath.Join(cache, "bookworm-systemd-rpm.lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +51,7 @@ func systemdRoot(t *testing.T) string {
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
-	root := filepath.Join(cache, "systemd-minimal")
+	root := filepath.Join(cache, "bookworm-systemd-rpm")
 	if _, err := os.Stat(root); err == nil {
 		return root
 	}
@@ -60,7 +61,7 @@ func systemdRoot(t *testing.T) string {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, "mmdebstrap", "--quiet", "--variant=minbase", "--include=systemd,systemd-sysv",
+	out, err := exec.CommandContext(ctx, "mmdebstrap", "--quiet", "--variant=minbase", "--include=systemd,systemd-sysv,rpm",
 		"bookworm", building).CombinedOutput()
 	if err != nil {
 		t.Fatalf("cannot make a root filesystem: %v\n%s", err, out)
@@ -75,7 +76,22 @@ func systemdRoot(t *testing.T) string {
 // nil stands for a unit that systemd would not start.
 func environments(t *testing.T, files []string) []map[string]string {
 	t.Helper()
-	root, dir := systemdRoot(t), t.TempDir()
+	base, dir := systemdRoot(t), t.TempDir()
+	root := filepath.Join(dir, "root")
+	for _, d := range []string{"upper", "work", "root"} {
+		if err := os.Mkdir(filepath.Join(dir, d), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	overlay := fmt.Sprintf("lowerdir=%s,upperdir=%s/upper,workdir=%s/work", base, dir, dir)
+	if err := syscall.Mount("overlay", root, "overlay", 0, overlay); err != nil {
+		t.Fatalf("cannot mount an overlay: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(root, syscall.MNT_DETACH); err != nil {
+			t.Errorf("cannot unmount %s: %v", root, err)
+		}
+	})
 	write := func(name, content string) {
 		t.Helper()
 		path := filepath.Join(dir, name)
@@ -100,7 +116,7 @@ func environments(t *testing.T, files []string) []map[string]string {
 		"\n[Service]\nType=oneshot\nExecStart=/bin/touch /lab/out/done\nExecStartPost=/bin/systemctl --no-block --force exit 0\n")
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	args := []string{"--directory=" + root, "--volatile=overlay", "--boot", "--register=no", "--keep-unit", "--quiet",
+	args := []string{"--directory=" + root, fmt.Sprintf("--machine=sysconfig-%d", os.Getpid()), "--boot", "--register=no", "--keep-unit", "--quiet",
 		"--private-network", "--console=pipe", "--bind=" + dir + ":/lab", "--bind-ro=" + dir + "/units:/run/systemd/system"}
 	cmd := exec.CommandContext(ctx, "systemd-nspawn", append(args, "--", "--unit=done.service")...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
@@ -225,6 +241,29 @@ func TestSystemdReadsTheSame(t *testing.T) {
 	for i, c := range awkward {
 		if diff := cmp.Diff(c.want, got[i]); diff != "" {
 			t.Errorf("%s: systemd differs (-want +got):\n%s", c.name, diff)
+		}
+	}
+}
+
+// TestSystemdReadsRandomFilesTheSame compares Parse with a real systemd on files made of the characters
+// that mean something to either.
+func TestSystemdReadsRandomFilesTheSame(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	const characters = "AB=='\"\\\\#; \t\n\n\r$`x-"
+	var files []string
+	for range 400 {
+		file := make([]byte, random.IntN(40))
+		for i := range file {
+			file[i] = characters[random.IntN(len(characters))]
+		}
+		files = append(files, string(file))
+	}
+	for i, got := range environments(t, files) {
+		as, _ := Parse("f", []byte(files[i]))
+		if diff := cmp.Diff(effective(as), got); diff != "" {
+			t.Errorf("%q (-Parse +systemd):\n%s", files[i], diff)
 		}
 	}
 }
