@@ -120,10 +120,15 @@ func ifCRI(yes, no string) func(*Input) any {
 }
 
 func endpoint(in *Input) string {
-	if strings.HasPrefix(in.Endpoint, "/") {
-		return "unix://" + in.Endpoint // a bare path is refused from 1.24 on
+	path, ok := strings.CutPrefix(in.Endpoint, "unix://")
+	if !ok && !strings.HasPrefix(path, "/") {
+		return in.Endpoint // tcp://…
 	}
-	return in.Endpoint
+	// /var/run is a link to /run on the host, and perhaps not in the image.
+	if below, ok := strings.CutPrefix(path, "/var/run/"); ok {
+		path = "/run/" + below
+	}
+	return "unix://" + path
 }
 
 func rotate(in *Input) any { return in.Bootstrap || in.NodeCertificate }

@@ -2,6 +2,7 @@ package kubelet
 
 import (
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 
@@ -136,6 +137,44 @@ func TestSecureByDefault(t *testing.T) {
 				t.Errorf("kubelet 1.%d: --%s is %q", minor, never, got)
 			}
 		}
+	}
+}
+
+// The user's page has a line for each row of the table, with its field and
+// the release of that.
+func TestDocumented(t *testing.T) {
+	page, err := os.ReadFile("../../docs/kubelet.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := map[string]string{}
+	for line := range strings.Lines(string(page)) {
+		if row, ok := strings.CutPrefix(line, "| `--"); ok {
+			flag, rest, _ := strings.Cut(row, "` | ")
+			rows[flag] = rest
+		}
+	}
+	for _, s := range settings {
+		row, ok := rows[s.flag]
+		delete(rows, s.flag)
+		releases := "all"
+		switch {
+		case s.until != 0:
+			releases = fmt.Sprintf("up to 1.%d", s.until)
+		case s.since != 0:
+			releases = fmt.Sprintf("1.%d on", s.since)
+		}
+		field := "|  |"
+		if s.field != "" {
+			field = fmt.Sprintf("| `%s`, 1.%d |", s.field, s.fieldSince)
+		}
+		row = strings.ReplaceAll(row, "| |", "|  |")
+		if !ok || !strings.HasPrefix(row, releases) || !strings.Contains(row, field) {
+			t.Errorf("docs/kubelet.md: --%s (%s, %s): %q", s.flag, releases, field, row)
+		}
+	}
+	for flag := range rows {
+		t.Errorf("docs/kubelet.md has --%s, and the table has not", flag)
 	}
 }
 
