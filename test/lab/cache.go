@@ -42,8 +42,48 @@ func (c *Cache) Build(ctx context.Context) error {
 	if _, err := c.WorkerRoot(ctx); err != nil {
 		return err
 	}
-	_, err := c.KubeletImages(ctx)
-	return err
+	if _, err := c.KubeletImages(ctx); err != nil {
+		return err
+	}
+	return c.prune()
+}
+
+// prune removes parts that are no longer current, unless a lab is open: it may be one that was built before the change.
+func (c *Cache) prune() error {
+	if open, err := openLabs(c.Dir); err != nil || open {
+		return err
+	}
+	current := map[string]bool{c.workerRootPath(): true}
+	images, err := c.kubeletImagesPath()
+	if err != nil {
+		return err
+	}
+	current[images] = true
+	for _, r := range Releases {
+		for _, command := range r.Commands {
+			path, err := c.kubernetesPath(r, command)
+			if err != nil {
+				return err
+			}
+			current[path] = true
+		}
+	}
+	for _, pattern := range []string{"worker-*", "images-*", "kubernetes/*/*"} {
+		paths, err := filepath.Glob(filepath.Join(c.Dir, pattern))
+		if err != nil {
+			return err
+		}
+		for _, path := range paths {
+			if current[path] {
+				continue
+			}
+			c.logf("removing %s, which is no longer current", path)
+			if err := os.RemoveAll(path); err != nil {
+				return fmt.Errorf("cannot remove an old part of the cache: %w", err)
+			}
+		}
+	}
+	return nil
 }
 
 // Missing names the first part that Build would have to make, or is empty. Tests use it to skip with a reason

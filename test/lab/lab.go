@@ -172,3 +172,23 @@ func Sweep(cacheDir string) error {
 	}
 	return nil
 }
+
+// openLabs tells whether any lab is open on this cache.
+func openLabs(cacheDir string) (bool, error) {
+	locks, err := filepath.Glob(filepath.Join(cacheDir, "run", "*", "lock"))
+	if err != nil {
+		return false, fmt.Errorf("cannot look for open labs: %w", err)
+	}
+	for _, path := range locks {
+		lock, err := os.OpenFile(path, os.O_RDWR|unix.O_CLOEXEC, 0)
+		if err != nil {
+			continue
+		}
+		held := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB) != nil
+		lock.Close()
+		if held {
+			return true, nil
+		}
+	}
+	return false, nil
+}
