@@ -327,6 +327,21 @@ func TestArchiveSizeAndDigests(t *testing.T) {
 	}
 }
 
+// rpm on the other architecture takes the package, and this one's does not.
+func TestArchitecture(t *testing.T) {
+	need(t, "rpm")
+	o := repository(t)
+	o.Arch = "aarch64"
+	file := build(t, o)
+	if got := run(t, "rpm", "--query", "--package", "--queryformat=%{ARCH} [%{PROVIDES} ]", file); got != "aarch64 tectonic-worker tectonic-worker(aarch-64) " {
+		t.Errorf("rpm reads %q", got)
+	}
+	if out, err := try(t, "rpm", "--root", t.TempDir(), "--install", "--test", "--nodeps", file); runtime.GOARCH == "amd64" &&
+		(err == nil || !strings.Contains(out, "intended for a different architecture")) {
+		t.Errorf("x86_64 took an aarch64 package: %v %s", err, out)
+	}
+}
+
 func TestReproducible(t *testing.T) {
 	o := repository(t)
 	// Large enough for the parallel compressor to split it.

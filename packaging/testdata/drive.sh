@@ -10,6 +10,13 @@ until_state() { # UNIT STATE: polls for at most 10 s
     done
     echo "$1 $(state "$1")"
 }
+until_checked() { # polls for at most 10 s
+    tries=100
+    while [ "$(systemctl show --property=ExecMainExitTimestampMonotonic --value kubelet-kubeconfig.service)" = 0 ] && [ "$tries" -gt 0 ]; do
+        sleep 0.1
+        tries=$((tries - 1))
+    done
+}
 
 rpm --install --nodeps /lab/old/*.rpm
 echo "after install: $(state kubelet.service) $(state kubelet.path) $(systemctl is-enabled kubelet.service) $(systemctl is-enabled kubelet.path)"
@@ -21,6 +28,7 @@ systemctl enable kubelet.service kubelet.path
 echo "enabled: $(links)"
 systemctl start kubelet.path
 : >/etc/kubernetes/kubeconfig
+until_checked
 until_state kubelet-kubeconfig.service inactive
 echo "after an empty kubeconfig: $(state kubelet.service) $(state kubelet.path) $(systemctl show --property=Result kubelet-kubeconfig.service)"
 echo good >/etc/kubernetes/kubeconfig
