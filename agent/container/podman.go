@@ -22,10 +22,14 @@ func Podman(s Spec) []string {
 		"--http-proxy=false"}
 	if major >= 2 {
 		argv = append(argv,
-			"--replace",           // what a power cut left behind
-			"--cgroupns=host",     // on cgroup v2 the default hides the host's tree
-			"--cgroups=no-conmon", // conmon stays in kubelet.service and ends with it
-			"--sdnotify=ignore",   // the unit is ready before podman runs
+			"--replace",         // what a power cut left behind
+			"--cgroupns=host",   // on cgroup v2 the default hides the host's tree
+			"--sdnotify=ignore", // the unit is ready before podman runs
+			// All of it below kubelet.service's own cgroup: journald goes by the
+			// cgroup of who writes, and "journalctl -u kubelet" must have the
+			// kubelet's lines. Seen with podman 4.3 on cgroup v1, where no-conmon
+			// and the default put the container into machine.slice.
+			"--cgroups=split",
 		)
 	}
 	if major >= 4 {
