@@ -37,6 +37,7 @@ func (c *Client) do(ctx context.Context, op string, r *rest.Request, use func(re
 	ctx, cancel := context.WithTimeout(ctx, c.limits.Call)
 	defer cancel()
 	r.MaxRetries(0)
+	renewed := false
 	for n := 1; ; n++ {
 		ctx, ex := withExchange(ctx)
 		err := use(r.Do(ctx))
@@ -44,6 +45,12 @@ func (c *Client) do(ctx context.Context, op string, r *rest.Request, use func(re
 			return ex, nil
 		}
 		failed := c.explain(ctx, op, ex, err)
+		if failed.Reason == Unauthorized && c.k.cred.again != nil && !renewed {
+			// The kubelet may have renewed the certificate since this connection was made.
+			renewed = true
+			c.Close()
+			continue
+		}
 		wait := backoff(n, 250*time.Millisecond, 8*time.Second)
 		if failed.RetryAfter > wait {
 			wait = failed.RetryAfter

@@ -55,14 +55,14 @@ type Client struct {
 	opts   Options
 }
 
-// scheme holds the core types and nothing else; see the package comment.
-var scheme, codecs, parameters = func() (*runtime.Scheme, serializer.CodecFactory, runtime.ParameterCodec) {
+// codecs and parameters know the core types and nothing else; see the package comment.
+var codecs, parameters = func() (serializer.CodecFactory, runtime.ParameterCodec) {
 	s := runtime.NewScheme()
 	if err := corev1.AddToScheme(s); err != nil {
 		panic(err) // a programming error in generated code
 	}
 	metav1.AddToGroupVersion(s, schema.GroupVersion{Version: "v1"})
-	return s, serializer.NewCodecFactory(s), runtime.NewParameterCodec(s)
+	return serializer.NewCodecFactory(s), runtime.NewParameterCodec(s)
 }()
 
 // NewClient prepares a client. Nothing is sent yet.

@@ -37,7 +37,7 @@ type Kubeconfig struct {
 
 	Server     string // https URL of the API server
 	ServerName string // tls-server-name, empty: the host in Server
-	ProxyURL   string // proxy-url of the cluster, with any password; use Proxy settings to print
+	ProxyURL   string `json:"-"` // proxy-url of the cluster; it may hold a password, so it is not for printing
 
 	CA []byte // PEM; CERTIFICATE blocks alone, for /etc/kubernetes/ca.crt
 

@@ -9,6 +9,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -186,6 +187,9 @@ func TestParseProblems(t *testing.T) {
 		{"everything at once", change(func(c *api.Cluster, u *api.AuthInfo, _ *api.Config) {
 			c.Server, c.InsecureSkipTLSVerify, u.ClientKeyData = "http://x", true, stray.ClientKeyData
 		}), []string{"refused: the server of", "refused: cluster \"lab\" sets insecure", "mismatch: "}},
+		{"nested without end", []byte(strings.Repeat("[", MaxSize)), []string{"malformed: the kubeconfig is not valid YAML"}},
+		{"aliases without end", []byte("a: &a [x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b]\nd: &d [*c,*c,*c,*c,*c,*c,*c,*c]\n" +
+			"e: &e [*d,*d,*d,*d,*d,*d,*d,*d]\nf: &f [*e,*e,*e,*e,*e,*e,*e,*e]\ng: &g [*f,*f,*f,*f,*f,*f,*f,*f]\nh: &h [*g,*g,*g,*g,*g,*g,*g,*g]\n"), []string{"malformed: the kubeconfig is not valid YAML"}},
 		{"control characters", change(func(_ *api.Cluster, u *api.AuthInfo, all *api.Config) { all.CurrentContext = "a\x1b[31mb\u202ec\nd" }), []string{`incomplete: the current-context "a [31mb c d" is not`}},
 	}
 	for _, test := range tests {
@@ -246,7 +250,7 @@ func TestKubeconfigNeverShowsSecrets(t *testing.T) {
 	user := certUser(t, ca, leaf{cn: "kubelet"})
 	key, _ := pem.Decode(user.ClientKeyData)
 	for _, user := range []api.AuthInfo{{Token: secretToken}, {Token: bootstrap}, user} {
-		k := mustParse(t, config(t, server, ca.pem, user, nil))
+		k := mustParse(t, config(t, server, ca.pem, user, func(c *api.Config) { c.Clusters["lab"].ProxyURL = "http://u:" + secretToken + "@p:1" }))
 		js, err := json.Marshal(k)
 		if err != nil {
 			t.Fatal(err)
@@ -332,9 +336,43 @@ func TestParseFiles(t *testing.T) {
 	if block, _ := pem.Decode(second); !bytes.Equal(pair.Certificate[0], block.Bytes) {
 		t.Error("the rotated certificate is not used")
 	}
+
+	// Over the wire: each new connection has the certificate of the moment, and a 401 makes a new connection.
+	var names []string
+	d := newDouble(t, leaf{}, func(w http.ResponseWriter, r *http.Request) {
+		names = append(names, r.TLS.PeerCertificates[0].Subject.CommonName)
+		if names[len(names)-1] == "system:node:old" {
+			status(w, 401, "Unauthorized", "Unauthorized")
+			return
+		}
+		healthy(w, r)
+	})
+	write("ca.crt", d.ca.pem)
+	old, oldKey := ca.issue(t, leaf{cn: "system:node:old"})
+	write("current.pem", append(old, oldKey...))
+	if k, err = ParseFiles(bytes.Replace(data, []byte(server), []byte(d.URL), 1), dir, os.ReadFile); err != nil {
+		t.Fatal(err)
+	}
+	c, err := NewClient(k, Options{Limits: short})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_, err = c.Reach(t.Context())
+	expect(t, err, LayerAuthentication, Unauthorized, "CN=system:node:old")
+	write("current.pem", append(second, secondKey...))
+	if _, err = c.Reach(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if got := strings.Join(names, " "); got != "system:node:old system:node:old system:node:old system:node:w1 system:node:w1" {
+		t.Errorf("the server saw %s", got)
+	}
 	if err := os.Remove(current); err != nil {
 		t.Fatal(err)
 	}
+	c.Close()
+	_, err = c.Reach(t.Context())
+	expect(t, err, LayerTLS, ClientCertUnreadable, "client-certificate cannot be read", "is the kubelet running")
 	if _, err := ParseFiles(data, dir, os.ReadFile); err == nil || !strings.Contains(err.Error(), "client-certificate of user \"kubelet\" cannot be read") {
 		t.Errorf("got %v", err)
 	}

@@ -57,7 +57,7 @@ func (c *Client) Reach(ctx context.Context) (Server, error) {
 	s := Server{Version: clean(version.GitVersion), Major: clean(version.Major), Minor: clean(version.Minor),
 		Date: ex.date, LocalIP: ex.local, Proxied: ex.proxied}
 	if !s.Date.IsZero() {
-		s.Skew = c.now().Add(ex.received.Sub(time.Now())).Sub(s.Date)
+		s.Skew = c.now().Add(-time.Since(ex.received)).Sub(s.Date)
 	}
 	if c.k.Bootstrap {
 		err = c.may(ctx, attributes{Group: "certificates.k8s.io", Resource: "certificatesigningrequests", Verb: "create"},

@@ -60,7 +60,7 @@ func (c *Client) WatchNode(ctx context.Context, name string, see func(NodeState)
 			return &NotReadyError{Last: w.last, Err: ctxOr(ctx, w.err)}
 		}
 		var api *APIError
-		if errors.As(err, &api) && !api.Retry() && api.Reason != Unexpected && api.Reason != Interrupted {
+		if errors.As(err, &api) && final(api) {
 			return err
 		}
 		w.err = err
@@ -74,6 +74,15 @@ func (c *Client) WatchNode(ctx context.Context, name string, see func(NodeState)
 			return &NotReadyError{Last: w.last, Err: ctxOr(ctx, w.err)}
 		}
 	}
+}
+
+// final tells the failures that waiting does not mend. A name that is not found may be, in the middle of a wait.
+func final(e *APIError) bool {
+	switch e.Reason {
+	case Unexpected, Interrupted, NameNotFound:
+		return false
+	}
+	return !e.Retry()
 }
 
 // ctxOr keeps both: errors.Is finds the context's end, errors.As the last APIError.
