@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -79,6 +80,39 @@ func TestStopped(t *testing.T) {
 	}
 	if _, err = c.ZoneOfInterface(ctx, "eth0"); !errors.Is(err, ErrNotRunning) {
 		t.Errorf("ZoneOfInterface: %v", err)
+	}
+}
+
+// An administrator who stopped firewalld does not get it back by a question, though the bus could start it.
+func TestNeverStarts(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	started := filepath.Join(dir, "started")
+	service := "[D-BUS Service]\nName=" + busName + "\nUser=root\nExec=/usr/bin/touch " + started + "\n"
+	if err := os.WriteFile(filepath.Join(dir, busName+".service"), []byte(service), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	bus := firewalldtest.StartBus(t, firewalldtest.BusConfig{XML: "<servicedir>" + dir + "</servicedir>"+
+		`<limit name="service_start_timeout">1000</limit>`})
+	ctx, c := connect(t, bus)
+	if state, err := c.State(ctx); state.Presence != Stopped || err != nil {
+		t.Errorf("State = %+v, %v", state, err)
+	}
+	for _, layer := range Layers() {
+		_, err := c.Open(ctx, layer, "public", kubelet)
+		sentence(t, err, ErrNotRunning, "not running")
+		_, err = c.Shut(ctx, layer, "public", kubelet)
+		sentence(t, err, ErrNotRunning, "not running")
+	}
+	_, err := c.ZoneOfInterface(ctx, "eth0")
+	sentence(t, err, ErrNotRunning, "not running")
+	if _, err := os.Stat(started); err == nil {
+		t.Fatal("the bus started firewalld")
+	}
+	// The counter-proof: without the flag the broker does start it, and waits for its name.
+	call := c.conn.Object(busName, objectPath).CallWithContext(ctx, ifaceMain+".getDefaultZone", 0)
+	if _, err := os.Stat(started); err != nil {
+		t.Errorf("this broker starts nothing, so nothing is proved: %v", call.Err)
 	}
 }
 
@@ -230,7 +264,7 @@ func openAsOther(address string) {
 // A bus policy that forbids the call is a refusal too, and reads as one.
 func TestBusPolicy(t *testing.T) {
 	t.Parallel()
-	bus := firewalldtest.StartBus(t, firewalldtest.BusConfig{Policy: `<policy context="mandatory">
+	bus := firewalldtest.StartBus(t, firewalldtest.BusConfig{XML: `<policy context="mandatory">
 		<deny send_destination="org.fedoraproject.FirewallD1" send_interface="org.fedoraproject.FirewallD1.zone" send_member="addPort"/>
 		<deny send_destination="org.fedoraproject.FirewallD1" send_interface="org.fedoraproject.FirewallD1.config.zone" send_member="addPort"/>
 		</policy>`})

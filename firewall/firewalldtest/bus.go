@@ -24,9 +24,9 @@ type Bus struct {
 
 // BusConfig is what a test may want to be different.
 type BusConfig struct {
-	// Policy is XML that comes after the policy which permits everything, for instance
-	// <policy context="mandatory"><deny …/></policy>.
-	Policy string
+	// XML comes after the policy that permits everything, for instance
+	// <policy context="mandatory"><deny …/></policy>, or a <servicedir>.
+	XML string
 	// ReplyTimeout, in milliseconds, makes the broker answer NoReply for a callee that is silent for so long.
 	ReplyTimeout int
 }
@@ -40,7 +40,7 @@ var busConfig = template.Must(template.New("").Parse(`<busconfig>
     <allow own="*"/>
     <allow user="*"/>
   </policy>
-  {{.Policy}}
+  {{.XML}}
   {{if .ReplyTimeout}}<limit name="reply_timeout">{{.ReplyTimeout}}</limit>{{end}}
 </busconfig>
 `))
@@ -60,7 +60,7 @@ func StartBus(t testing.TB, c BusConfig) *Bus {
 	}
 	var b bytes.Buffer
 	socket := filepath.Join(dir, "socket")
-	values := map[string]any{"Socket": socket, "Policy": c.Policy, "ReplyTimeout": c.ReplyTimeout}
+	values := map[string]any{"Socket": socket, "XML": c.XML, "ReplyTimeout": c.ReplyTimeout}
 	if err := busConfig.Execute(&b, values); err != nil {
 		t.Fatal(err)
 	}
