@@ -92,7 +92,7 @@ func TestNeverStarts(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, busName+".service"), []byte(service), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	bus := firewalldtest.StartBus(t, firewalldtest.BusConfig{XML: "<servicedir>" + dir + "</servicedir>"+
+	bus := firewalldtest.StartBus(t, firewalldtest.BusConfig{XML: "<servicedir>" + dir + "</servicedir>" +
 		`<limit name="service_start_timeout">1000</limit>`})
 	ctx, c := connect(t, bus)
 	if state, err := c.State(ctx); state.Presence != Stopped || err != nil {
