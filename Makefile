@@ -4,7 +4,7 @@ SHELL       := /bin/bash
 
 VERSION     ?= $(shell git describe --tags --dirty --always 2>/dev/null | sed 's/^\([0-9a-f]*\(-dirty\)\?\)$$/v0.0.0-\1/' || echo v0.0.0)
 # All times in what is built: the last commit's.
-SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 1)
 GOARCH      ?= $(shell go env GOARCH 2>/dev/null)
 ARCHES      := amd64 arm64
 DISTS       := el7,el8,el9,el10

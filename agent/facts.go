@@ -20,6 +20,9 @@ type Facts struct {
 	// SettingsFile and ImageFile are the two files as they will be.
 	SettingsFile, ImageFile []byte
 
+	// Warnings are about the settings, for the operator.
+	Warnings []string
+
 	Kubeconfig     *node.Kubeconfig
 	KubeconfigData []byte
 	KubeconfigFrom string // where it came from: a path, "standard input", an archive

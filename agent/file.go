@@ -88,6 +88,31 @@ func (f *file) diff(now fileState) string {
 	return unified(f.path, now.Content, f.content)
 }
 
+// absent wants a file not to be there. In the ledger it is a KindFile like any
+// other: what stood there can come back.
+type absent struct {
+	root host.Root
+	path string
+}
+
+func (a *absent) Key() Key { return Key{KindFile, a.path} }
+
+func (a *absent) Check(context.Context) (Finding, error) {
+	now, err := readState(a.root, a.path)
+	if err != nil {
+		return Finding{}, err
+	}
+	f := Finding{OK: !now.Exists, Evidence: a.path + " removed", Before: now, After: fileState{}}
+	if !f.OK {
+		f.Diff = "remove " + a.path + "\n"
+	}
+	return f, nil
+}
+
+func (a *absent) Apply(context.Context) (Applied, error) {
+	return Applied{Changed: true}, a.root.Remove(a.path)
+}
+
 // restoreFile puts back what stood at a path before us, if nobody else changed
 // it since.
 func restoreFile(root host.Root, e Entry) (string, error) {
@@ -102,7 +127,7 @@ func restoreFile(root host.Root, e Entry) (string, error) {
 	switch {
 	case now.Exists == before.Exists && now.SHA256 == before.SHA256 && now.Mode == before.Mode:
 		return "was not changed", removeDirs(root, before.Dirs)
-	case !now.Exists:
+	case !now.Exists && after.Exists:
 		return "is gone already", removeDirs(root, before.Dirs)
 	case now.SHA256 != after.SHA256:
 		return "kept: somebody changed it after us", nil

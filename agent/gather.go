@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/netip"
+	"net/url"
 	"os"
 	"strings"
 
@@ -35,6 +36,18 @@ func (g *gatherer) settings(in Inputs) error {
 	for k, v := range in.Settings {
 		g.f.Set[k] = v
 	}
+	// The kubelet's unit will not see this process's environment.
+	for _, k := range sysconfig.Keys() {
+		if s.Origin(k.Name) != "environment" {
+			continue
+		}
+		value := environ(in.Environ, k.Name)
+		if u, err := url.Parse(value); err == nil && u.User != nil {
+			g.f.Warnings = append(g.f.Warnings, fmt.Sprintf("%s is taken from the environment and not written down, because it holds a password; put it into %s yourself, or the kubelet runs without it", k.Name, sysconfig.Path))
+			continue
+		}
+		g.f.Set[k.Name] = value
+	}
 	g.f.NodeName = s.NodeName
 	if g.f.NodeName == "" {
 		// As the kubelet does it: pkg/util/node.GetHostname lower-cases and trims.
@@ -45,6 +58,16 @@ func (g *gatherer) settings(in Inputs) error {
 		g.f.NodeName = strings.ToLower(strings.TrimSpace(name))
 	}
 	return nil
+}
+
+// environ is the value of a variable in a list of KEY=VALUE.
+func environ(env []string, key string) string {
+	for _, e := range env {
+		if v, ok := strings.CutPrefix(e, key+"="); ok {
+			return v
+		}
+	}
+	return ""
 }
 
 // credential finds the kubeconfig: given by hand, in the assets, or on the

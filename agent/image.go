@@ -23,10 +23,15 @@ func (g *gatherer) spec() container.Spec {
 		ImageArgs: i.ImageArgs, UUIDFile: uuidPath,
 		Rkt: container.RktOptions{GlobalArgs: i.RktGlobalArgs, RunArgs: i.RktRunArgs, Opts: i.RktOpts, Stage1Args: i.RktStage1Args},
 	}
+	// The default is the container package's own too; only an administrator's
+	// word is worth passing on.
+	if f.Settings.Origin("RKT_STAGE1_ARG") == "default" {
+		s.Rkt.Stage1Args = nil
+	}
 	if major, _, ok := strings.Cut(f.Runtime.Version, "."); ok {
 		s.PodmanMajor, _ = strconv.Atoi(major) // 0 means not known
 	}
-	for _, v := range g.volumes() {
+	for _, v := range volumes(f) {
 		if !v.Optional || g.sys.Root.Exists(v.Source) {
 			s.Volumes = append(s.Volumes, v)
 		}
@@ -38,8 +43,8 @@ func (g *gatherer) spec() container.Spec {
 	return s
 }
 
-func (g *gatherer) volumes() []container.Volume {
-	return container.Volumes(container.Facts{Minor: g.f.Version.Minor, Endpoint: g.f.Endpoint})
+func volumes(f *Facts) []container.Volume {
+	return container.Volumes(container.Facts{Minor: f.Version.Minor, Endpoint: f.Endpoint})
 }
 
 // fetchImage brings the kubelet's image to the host before its unit starts, so

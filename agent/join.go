@@ -11,6 +11,8 @@ import (
 	"github.com/tectonic-worker/tectonic-worker/agent/host"
 	"github.com/tectonic-worker/tectonic-worker/agent/node"
 	"github.com/tectonic-worker/tectonic-worker/agent/selinux"
+	"github.com/tectonic-worker/tectonic-worker/agent/systemd"
+	"github.com/tectonic-worker/tectonic-worker/firewall"
 	"github.com/tectonic-worker/tectonic-worker/sysconfig"
 )
 
@@ -143,7 +145,7 @@ func (j *joiner) gather(ctx context.Context) error {
 		j.res.Credential, j.res.Shared, j.res.Server = string(f.Kubeconfig.Kind), f.Kubeconfig.Shared, f.Kubeconfig.Server
 		j.report.Progress("asking " + f.Kubeconfig.Server)
 		if err := g.server(ctx); err != nil {
-			return err
+			return j.explainSilence(ctx, err)
 		}
 		j.res.ServerVersion = f.Server.Version
 		if err := g.dns(ctx); err != nil {
@@ -161,6 +163,23 @@ func (j *joiner) gather(ctx context.Context) error {
 		return err
 	}
 	return j.step("host", "Check this host", func(s *StepResult) error { return j.checkHost(ctx, g, s) })
+}
+
+// explainSilence names the one cause of an unreachable API server that stands
+// on this host and that no packet can tell of: firewalld's panic mode.
+func (j *joiner) explainSilence(ctx context.Context, err error) error {
+	var api *node.APIError
+	if !errors.As(err, &api) || (api.Layer != node.LayerTCP && api.Layer != node.LayerDNS) {
+		return err
+	}
+	fw, ferr := j.firewall(ctx)
+	if ferr != nil {
+		return err
+	}
+	if st, ferr := fw.State(ctx); ferr == nil && st.Panic {
+		return fmt.Errorf("%s (%w)", st.Note(), err)
+	}
+	return err
 }
 
 func (j *joiner) checkHost(ctx context.Context, g *gatherer, s *StepResult) error {
@@ -273,8 +292,10 @@ func ExitCode(err error) int {
 		return 0
 	case errors.As(err, &busy):
 		return 75
-	case errors.As(err, &problems), errors.As(err, &config):
+	case errors.As(err, &problems), errors.As(err, &config), errors.Is(err, firewall.ErrInvalidZone):
 		return 78
+	case errors.Is(err, firewall.ErrNoBus), errors.Is(err, systemd.ErrNoBus):
+		return 69
 	case errors.As(err, &api):
 		if api.Layer == node.LayerAuthentication || api.Layer == node.LayerAuthorization {
 			return 78

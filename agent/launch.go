@@ -68,7 +68,7 @@ func Prepare(ctx context.Context, sys *System, environ []string) (*Launch, error
 	if err := g.files(); err != nil {
 		return nil, err
 	}
-	if err := h.prepareFiles(ctx, f, g.volumes()); err != nil {
+	if err := h.prepareFiles(ctx, f); err != nil {
 		return nil, err
 	}
 	spec := g.spec()
@@ -86,37 +86,24 @@ func Prepare(ctx context.Context, sys *System, environ []string) (*Launch, error
 	}, nil
 }
 
-// prepareFiles writes what the kubelet reads: the image that was settled on,
-// the CA, the configuration; and makes the directories it expects.
-func (h *handles) prepareFiles(ctx context.Context, f *Facts, volumes []container.Volume) error {
+// prepareFiles writes what the kubelet reads, and the image that was settled
+// on, so that the next start needs no API server to settle it.
+func (h *handles) prepareFiles(ctx context.Context, f *Facts) error {
 	l, err := OpenLedger(h.sys.Root)
 	if err != nil {
 		return err
 	}
-	resources := []Resource{h.caFile(f)}
+	resources := h.kubeletResources(f)
 	if f.ImageFile != nil {
 		resources = append(resources, &file{root: h.sys.Root, path: sysconfig.KubeletEnvPath, content: f.ImageFile, mode: 0o644})
-	}
-	if f.Kubelet.Config != nil {
-		resources = append(resources, h.configFile(f))
 	}
 	for _, r := range resources {
 		if _, err := ensure(ctx, l, &undoList{}, r); err != nil {
 			return err
 		}
 	}
-	dirs := append(f.Kubelet.Dirs, RunDir)
-	for _, v := range volumes {
-		if v.Create {
-			dirs = append(dirs, v.Source)
-		}
-	}
-	for _, d := range dirs {
-		if _, err := h.sys.Root.MkdirAll(d, 0o755); err != nil {
-			return err
-		}
-	}
-	return os.Chmod(h.sys.Root.Path(RunDir), 0o700)
+	_, err = h.sys.Root.MkdirAll(RunDir, 0o700)
+	return err
 }
 
 // removeStale deletes the pod or container that a killed kubelet left. There

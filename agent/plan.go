@@ -1,10 +1,12 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/tectonic-worker/tectonic-worker/agent/container"
@@ -50,7 +52,7 @@ func (h *handles) plan(ctx context.Context, f *Facts, undo *undoList) ([]step, e
 }
 
 func (h *handles) settingsStep(f *Facts) step {
-	s := step{name: "settings", title: "Write the settings", restarts: true}
+	s := step{name: "settings", title: "Write the settings", restarts: true, warnings: f.Warnings}
 	if f.SettingsFile != nil {
 		s.resources = append(s.resources, &file{root: h.sys.Root, path: sysconfig.Path, content: f.SettingsFile, mode: 0o644})
 	}
@@ -65,16 +67,32 @@ func (h *handles) settingsStep(f *Facts) step {
 
 func (h *handles) credentialStep(f *Facts, trust []Resource) step {
 	s := step{
-		name: "credentials", title: "Write the kubeconfig and the CA", restarts: true,
+		name: "credentials", title: "Write the kubeconfig", restarts: true,
 		resources: append([]Resource{
 			&file{root: h.sys.Root, path: kubelet.KubeconfigPath, content: f.Kubeconfig.Data(), mode: 0o600, force: true, secret: true},
-			h.caFile(f),
 		}, trust...),
+	}
+	if h.staleIdentity(f) {
+		s.resources = append(s.resources, &absent{h.sys.Root, kubelet.NodeKubeconfigPath})
 	}
 	if f.Kubeconfig.Shared {
 		s.warnings = append(s.warnings, fmt.Sprintf("the credential (%s) is shared by every worker that uses this kubeconfig; a bootstrap token would give each its own", f.Kubeconfig.Subject))
 	}
 	return s
+}
+
+// staleIdentity tells whether the kubelet has a credential of its own for
+// another cluster, which it would go on to use whatever kubeconfig it is given.
+func (h *handles) staleIdentity(f *Facts) bool {
+	if !f.Kubeconfig.Bootstrap {
+		return false
+	}
+	data, err := h.sys.Root.ReadFile(kubelet.NodeKubeconfigPath)
+	if err != nil {
+		return false
+	}
+	own, err := node.ParseFiles(data, kubelet.RootDir, h.sys.Root.ReadFile)
+	return err != nil || own.Validate(f.Now) != nil || own.Server != f.Kubeconfig.Server || !bytes.Equal(own.CA, f.Kubeconfig.CA)
 }
 
 func (h *handles) caFile(f *Facts) *file {
@@ -196,14 +214,36 @@ func portList(f *Facts) string {
 func (h *handles) kubeletStep(f *Facts) step {
 	s := step{
 		name: "kubelet-config", title: "Configure the kubelet", restarts: true,
-		warnings: f.Kubelet.Notes,
+		warnings: f.Kubelet.Notes, resources: h.kubeletResources(f),
 	}
+	s.evidence = fmt.Sprintf("%s for kubelet %s", kubelet.ConfigPath, f.Version)
 	if f.Kubelet.Config == nil {
 		s.evidence = fmt.Sprintf("kubelet %s takes flags alone", f.Version)
-		return s
 	}
-	s.resources = []Resource{h.configFile(f)}
 	return s
+}
+
+// kubeletResources is what the kubelet's launcher needs beside the settings
+// and the kubeconfig; it sees to it itself where join was not run.
+func (h *handles) kubeletResources(f *Facts) []Resource {
+	rs := []Resource{h.caFile(f)}
+	if f.Kubelet.Config != nil {
+		rs = append(rs, h.configFile(f))
+	}
+	for _, d := range h.kubeletDirs(f) {
+		rs = append(rs, &directory{h.sys.Root, d})
+	}
+	return rs
+}
+
+func (h *handles) kubeletDirs(f *Facts) []string {
+	dirs := slices.Clone(f.Kubelet.Dirs)
+	for _, v := range volumes(f) {
+		if v.Create {
+			dirs = append(dirs, v.Source)
+		}
+	}
+	return dirs
 }
 
 func (h *handles) configFile(f *Facts) *file {

@@ -32,6 +32,8 @@ func (h *handles) restore(ctx context.Context, e Entry) (string, error) {
 	switch e.Kind {
 	case KindFile:
 		return restoreFile(h.sys.Root, e)
+	case KindDir:
+		return restoreDir(h.sys.Root, e)
 	case KindSELinux:
 		return restoreSELinux(h.sys.SELinux, e)
 	case KindPort:

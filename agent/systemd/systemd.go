@@ -21,19 +21,37 @@ import (
 const callTimeout = 60 * time.Second
 
 // Conn is a connection to the system's PID 1.
-type Conn struct{ c *dbus.Conn }
+type Conn struct {
+	c   *dbus.Conn
+	end context.CancelFunc
+}
 
-// Connect reaches systemd, by the system bus or its private socket.
+// ErrNoBus is a systemd that can't be reached.
+var ErrNoBus = errors.New("cannot reach systemd over D-Bus")
+
+// Connect reaches systemd, by the system bus or its private socket. ctx bounds
+// the connecting; the connection lasts until Close.
 func Connect(ctx context.Context) (*Conn, error) {
-	c, err := dbus.NewWithContext(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("cannot reach systemd over D-Bus: %v; is this host booted with systemd, and is dbus running (systemctl status dbus)?", err)
+	// go-systemd ends a connection with its context, and what a failed run did
+	// is put back after its deadline.
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, end)
+	c, err := dbus.NewWithContext(life)
+	if err == nil && !stop() {
+		err = context.Cause(ctx)
 	}
-	return &Conn{c}, nil
+	if err != nil {
+		end()
+		return nil, fmt.Errorf("%w: %v; is this host booted with systemd, and is dbus running (systemctl status dbus)?", ErrNoBus, err)
+	}
+	return &Conn{c, end}, nil
 }
 
 // Close ends the connection.
-func (c *Conn) Close() { c.c.Close() }
+func (c *Conn) Close() {
+	c.c.Close()
+	c.end()
+}
 
 // State is what systemd says of a unit.
 type State struct {
