@@ -21,7 +21,7 @@ const (
 	maxArchive   = 1 << 30  // the file itself, in bytes
 	maxDirectory = 16 << 20 // a ZIP archive's directory, in bytes; an entry has at least 46
 	maxUnpacked  = 1 << 30  // what a TAR archive unpacks to, in bytes
-	maxEntries   = 200_000
+	maxEntries   = 50_000
 )
 
 const freshDownload = "fetch the assets from the installer again"

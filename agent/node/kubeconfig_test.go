@@ -97,6 +97,16 @@ func TestParseOnlyContext(t *testing.T) {
 	}
 }
 
+// What stands beside the certificates of the CA is left out: ca.crt is for everyone to read.
+func TestParseCABundle(t *testing.T) {
+	ca, second := newAuthority(t, "kube-ca"), newAuthority(t, "kube-ca-2")
+	bundle := bytes.Join([][]byte{[]byte("# the old one\n"), ca.pem, pem.EncodeToMemory(&pem.Block{Type: "DH PARAMETERS", Bytes: []byte("x")}), second.pem, []byte("trailing")}, nil)
+	k := mustParse(t, config(t, server, bundle, api.AuthInfo{Token: bootstrap}, nil))
+	if want := append(bytes.Clone(ca.pem), second.pem...); !bytes.Equal(k.CA, want) {
+		t.Errorf("got\n%s", k.CA)
+	}
+}
+
 func TestParseProblems(t *testing.T) {
 	ca, other := newAuthority(t, "kube-ca"), newAuthority(t, "other")
 	good := certUser(t, ca, leaf{cn: "kubelet", orgs: []string{"system:masters"}})
