@@ -32,6 +32,15 @@ var tools = []tool{
 	{"dbus-daemon", "dbus-daemon", "dbus-daemon"},
 	{"firewalld", "firewalld", "firewalld"},
 	{"man", "man-db", "man-db"},
+	{"groff", "groff-base", "groff-base"},
+	{"dash", "dash", "dash"},
+	{"gpg", "gpg", "gnupg2"},
+	{"iptables", "iptables", "iptables-nft"},
+	{"podman", "podman", "podman"},
+	{"crun", "crun", "crun"},
+	{"containerd", "containerd", "containerd"},
+	{"runc", "runc", "runc"},
+	{"qemu-system-x86_64", "qemu-system-x86", "qemu-kvm-core"},
 }
 
 // absent lists the tools that are not installed.
