@@ -188,6 +188,8 @@ echo "$peak" >/root/peak`
 			return nil, err
 		}
 	}
+	// All of them: a median of five hides two humps.
+	fmt.Fprintf(os.Stderr, "join to Ready: %v\nrestart to Ready: %v\n", ours, theirs)
 	ratio := float64(median(ours)) / float64(median(theirs))
 	return []figure{
 		{"join to Ready / systemctl restart kubelet", seconds(ours), seconds(theirs), fmt.Sprintf("%.2fx", ratio), "at most 1.25x", ratio <= 1.25},
@@ -195,13 +197,18 @@ echo "$peak" >/root/peak`
 	}, nil
 }
 
-// restart gives the time from "systemctl restart kubelet" to a Ready node.
+// restart gives the time of a restart to a Ready node, as its two halves: the Node is deleted between them, so that no
+// running kubelet sees it go. Some restarts take 5 s instead of 3, and why is not known; all times are printed for that.
 func restart(ctx context.Context, cp *lab.ControlPlane, h *lab.Host) (time.Duration, error) {
+	stop, err := timed(ctx, h, "systemctl stop kubelet")
+	if err != nil {
+		return 0, err
+	}
 	if _, err := cp.Kubectl(ctx, "delete", "node", h.Name); err != nil {
 		return 0, err
 	}
 	start := time.Now()
-	if _, err := h.Must(ctx, "systemctl", "restart", "kubelet"); err != nil {
+	if _, err := h.Must(ctx, "systemctl", "start", "kubelet"); err != nil {
 		return 0, err
 	}
 	// Not by kubectl: its own start would count, and it looks only once a second for a Node that is not there yet.
@@ -216,7 +223,7 @@ func restart(ctx context.Context, cp *lab.ControlPlane, h *lab.Host) (time.Durat
 		case <-tick.C:
 		}
 	}
-	return time.Since(start), nil
+	return stop + time.Since(start), nil
 }
 
 // ready asks the API server; no Node is not Ready.
