@@ -27,7 +27,7 @@ func must[T any](t *testing.T) func(T, error) T {
 // sentence that names the cause and the remedy, and a host that is as before.
 func TestJoinRefuses(t *testing.T) {
 	h := worker(t, lab.WorkerOptions{})
-	proxy := must[*lab.Proxy](t)(plane.Proxy(t.Context()))
+	proxy := must[*lab.Proxy](t)(plane.ControlPlane.Proxy(t.Context()))
 	defer proxy.Close()
 	data := must[[]byte](t)
 	good := data(plane.SharedKubeconfig())

@@ -11,19 +11,9 @@ import (
 	"github.com/tectonic-worker/tectonic-worker/test/lab"
 )
 
-// assets is what the Tectonic Installer would have left for the lab's cluster.
-func assets(t *testing.T) lab.Assets {
-	t.Helper()
-	kubeconfig, err := plane.SharedKubeconfig()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return lab.Assets{Kubeconfig: kubeconfig, DNSServiceIP: lab.DNSServiceIP}
-}
-
 func (h *host) putAssets(dir string) {
 	h.t.Helper()
-	if err := h.PutAssets(dir, assets(h.t)); err != nil {
+	if err := h.PutAssets(dir, plane.Assets()); err != nil {
 		h.t.Fatal(err)
 	}
 }
@@ -295,15 +285,14 @@ func TestJoinRkt(t *testing.T) {
 		// What an administrator without a way to the Internet does.
 		Path: "/etc/rkt/trustedkeys/prefix.d/quay.io/bff313cdaa560b16a8987b8f72abf5f6799d33bc", Content: []byte("the lab's stand-in for Quay's key\n"),
 	}}})
-	a := assets(t)
-	a.HCL, a.DNSServiceIP, a.ServiceCIDR, a.Prefix = true, "", "10.3.0.0/16", "lab_2017-10-01"
+	a := plane.Assets()
+	a.HCL, a.DNSServiceIP, a.Prefix = true, "", "lab_2017-10-01"
 	archive, err := a.TarGz()
 	if err != nil {
 		t.Fatal(err)
 	}
 	h.write("/root/assets.tar.gz", string(archive))
 	r := h.join("--assets", "/root/assets.tar.gz", "--image", lab.KubeletImage(version), "--node-name", "rkt-node", "--node-ip", h.Address)
-	t.Cleanup(func() { kubectl(t, "delete", "node", "rkt-node", "--ignore-not-found") })
 	h.Name = "rkt-node"
 	h.ready(version)
 	if !strings.Contains(r.Stdout, "tectonic_service_cidr") {
