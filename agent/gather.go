@@ -5,10 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/netip"
 	"net/url"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/tectonic-worker/tectonic-worker/agent/assets"
 	"github.com/tectonic-worker/tectonic-worker/agent/kubelet"
@@ -76,11 +76,12 @@ func (g *gatherer) credential(in Inputs) error {
 	f := g.f
 	if in.Assets != "" {
 		a, err := assets.Read(in.Assets)
-		if err != nil {
+		_, dnsGiven := in.Settings["KUBERNETES_DNS_SERVICE_IP"]
+		if err := assetsMiss(err, in.Kubeconfig != nil, dnsGiven); err != nil {
 			return badConfig(err)
 		}
 		f.KubeconfigData, f.KubeconfigFrom = a.Kubeconfig, in.Assets
-		if _, given := in.Settings["KUBERNETES_DNS_SERVICE_IP"]; !given && a.DNSServiceIP.IsValid() {
+		if !dnsGiven && a.DNSServiceIP.IsValid() {
 			f.DNS, f.DNSFrom = a.DNSServiceIP, a.How
 		}
 	}
@@ -106,6 +107,35 @@ func (g *gatherer) credential(in Inputs) error {
 		return badConfig(fmt.Errorf("cannot use the kubeconfig from %s: %w", f.KubeconfigFrom, err))
 	}
 	return nil
+}
+
+// assetsMiss passes over what is missing in the assets but was given by hand.
+func assetsMiss(err error, kubeconfigGiven, dnsGiven bool) error {
+	var noKubeconfig *assets.NoKubeconfigError
+	var noVars *assets.TFVarsError
+	if kubeconfigGiven && errors.As(err, &noKubeconfig) || dnsGiven && errors.As(err, &noVars) {
+		return nil
+	}
+	return err
+}
+
+// clock tells whether a kubeconfig that is not valid now would be by the API
+// server's clock: then it is this host's that is wrong.
+func (g *gatherer) clock(ctx context.Context, invalid error) error {
+	var ps node.Problems
+	if g.f.Kubeconfig == nil || !errors.As(invalid, &ps) || !ps.OnlyTime() {
+		return invalid
+	}
+	c, err := g.sys.Cluster(g.f.Kubeconfig, g.proxy())
+	if err != nil {
+		return invalid
+	}
+	theirs, err := c.ServerTime(ctx)
+	if err != nil || g.f.Kubeconfig.Validate(theirs) != nil {
+		return invalid
+	}
+	return fmt.Errorf("this host's clock is wrong: it says %s and the API server's says %s, by which the kubeconfig is valid; set the time (systemctl enable --now chronyd), then try again",
+		g.f.Now.UTC().Format(time.RFC3339), theirs.UTC().Format(time.RFC3339))
 }
 
 func (g *gatherer) proxy() node.Proxy {
@@ -137,11 +167,11 @@ func (g *gatherer) dns(ctx context.Context) error {
 	const key = "KUBERNETES_DNS_SERVICE_IP"
 	if f.DNS.IsValid() { // from the assets
 		f.Set[key] = f.DNS.String()
-		return nil
+		return g.compareDNS(ctx)
 	}
 	if f.Settings.DNSServiceIP.IsValid() {
 		f.DNS, f.DNSFrom = f.Settings.DNSServiceIP, f.Settings.Origin(key)
-		return nil
+		return g.compareDNS(ctx)
 	}
 	if !f.Online {
 		return badConfig(fmt.Errorf("%s is not set in %s; set it to the cluster's DNS Service address (tectonic_kube_dns_service_ip in terraform.tfvars)", key, sysconfig.Path))
@@ -156,6 +186,24 @@ func (g *gatherer) dns(ctx context.Context) error {
 	}
 	f.DNS, f.DNSFrom = ip, how
 	f.Set[key] = ip.String()
+	return nil
+}
+
+// compareDNS warns where the cluster says another address than the one set:
+// pods would find no names, and nothing else would tell.
+func (g *gatherer) compareDNS(ctx context.Context) error {
+	f := g.f
+	if !f.Online {
+		return nil
+	}
+	c, err := g.sys.Cluster(f.Kubeconfig, g.proxy())
+	if err != nil {
+		return err
+	}
+	// A bootstrap token may not ask; then there is nothing to compare.
+	if theirs, how, err := c.DNSServiceIP(ctx); err == nil && theirs != f.DNS {
+		f.Warnings = append(f.Warnings, fmt.Sprintf("the cluster's DNS address is set to %s (%s), but the cluster says %s (%s); if pods can't resolve names, set it with --dns-service-ip", f.DNS, f.DNSFrom, theirs, how))
+	}
 	return nil
 }
 
@@ -182,169 +230,6 @@ func (g *gatherer) image() error {
 		}
 	}
 	return nil
-}
-
-// runtime finds rkt or podman, as set, else whichever is there.
-func (g *gatherer) runtime(ctx context.Context) error {
-	want := []string{g.f.Settings.Runtime}
-	if g.f.Settings.Runtime == sysconfig.RuntimeAuto {
-		want = []string{sysconfig.RuntimeRkt, sysconfig.RuntimePodman}
-	}
-	for _, name := range want {
-		path, err := g.sys.Root.Look(name)
-		if err != nil {
-			continue
-		}
-		g.f.Runtime = Runtime{Name: name, Path: path}
-		if name == sysconfig.RuntimePodman {
-			res, err := g.sys.Root.Run(ctx, nil, path, "--version")
-			if err != nil {
-				return fmt.Errorf("cannot run the kubelet: %w", err)
-			}
-			g.f.Runtime.Version = strings.TrimPrefix(strings.TrimSpace(res.Stdout), "podman version ")
-		}
-		return nil
-	}
-	if g.f.Settings.Runtime == sysconfig.RuntimeAuto {
-		return errors.New("cannot run the kubelet: neither rkt nor podman is installed; run \"dnf install podman\", then try again")
-	}
-	return fmt.Errorf("cannot run the kubelet: KUBELET_RUNTIME=%s (%s), but %s is not installed; install it, or set KUBELET_RUNTIME=auto",
-		g.f.Settings.Runtime, g.f.Settings.Origin("KUBELET_RUNTIME"), g.f.Settings.Runtime)
-}
-
-// criSockets are where container runtimes listen, in the order of preference:
-// the paths of containerd's and CRI-O's own packages.
-var criSockets = []string{"/run/containerd/containerd.sock", "/run/crio/crio.sock"}
-
-// endpoint finds the container runtime that runs the pods.
-func (g *gatherer) endpoint() error {
-	f := g.f
-	if e := f.Settings.ContainerRuntimeEndpoint; e != "" {
-		f.Endpoint = e
-		return nil
-	}
-	if f.Version.Minor < 24 && g.sys.Root.Exists("/run/docker.sock") {
-		return nil // dockershim
-	}
-	for _, s := range criSockets {
-		if g.sys.Root.Exists(s) {
-			f.Endpoint = "unix://" + s
-			return nil
-		}
-	}
-	if f.Version.Minor < 24 {
-		return nil
-	}
-	return fmt.Errorf("no container runtime for pods: neither %s is there; install and start containerd or CRI-O (systemctl enable --now containerd), or set CONTAINER_RUNTIME_ENDPOINT in %s",
-		strings.Join(criSockets, " nor "), sysconfig.Path)
-}
-
-// cgroup tells the version of the host's cgroup hierarchy, as the kubelet sees
-// it: version 2 only where the unified hierarchy is mounted at the root.
-func (g *gatherer) cgroup() {
-	g.f.Cgroup = 1
-	if g.sys.Root.Exists("/sys/fs/cgroup/cgroup.controllers") {
-		g.f.Cgroup = 2
-	}
-}
-
-// render makes the kubelet's arguments and configuration.
-func (g *gatherer) render() error {
-	f := g.f
-	dropIns, err := g.dropIns()
-	if err != nil {
-		return badConfig(err)
-	}
-	var taints []string
-	for _, t := range f.Settings.NodeTaints {
-		taints = append(taints, t.String())
-	}
-	in := kubelet.Input{
-		Version: f.Version, DNS: []netip.Addr{f.DNS}, Domain: f.Settings.ClusterDomain,
-		Hostname: f.Settings.NodeName, NodeIPs: f.Settings.NodeIPs, Labels: f.Settings.NodeLabels, Taints: taints,
-		Endpoint: f.Endpoint, CgroupVersion: f.Cgroup, Bootstrap: f.Kubeconfig.Bootstrap, NodeCertificate: f.Kubeconfig.NodeName != "",
-		ExtraArgs: f.Settings.KubeletExtraArgs, DropIns: dropIns,
-	}
-	out, err := kubelet.Render(in)
-	if err != nil {
-		return badConfig(err)
-	}
-	f.Kubelet = out
-	return nil
-}
-
-// dropIns reads the administrator's KubeletConfiguration fragments, in the
-// order of their names.
-func (g *gatherer) dropIns() ([]kubelet.DropIn, error) {
-	entries, err := os.ReadDir(g.sys.Root.Path(kubelet.DropInDir))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("cannot read %s: %w", kubelet.DropInDir, err)
-	}
-	var out []kubelet.DropIn
-	for _, e := range entries { // sorted by name: os.ReadDir
-		if !strings.HasSuffix(e.Name(), ".yaml") {
-			continue
-		}
-		path := kubelet.DropInDir + "/" + e.Name()
-		data, err := g.sys.Root.ReadFile(path)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, kubelet.DropIn{Name: path, Data: data})
-	}
-	return out, nil
-}
-
-// files renders the two settings files as join will leave them.
-func (g *gatherer) files() error {
-	f := g.f
-	settings, image := map[string]string{}, map[string]string{}
-	for k, v := range f.Set {
-		if strings.HasPrefix(k, "KUBELET_IMAGE") {
-			image[k] = v
-		} else {
-			settings[k] = v
-		}
-	}
-	var err error
-	if f.SettingsFile, err = g.edited(sysconfig.Path, sysconfig.Shipped, settings); err != nil {
-		return err
-	}
-	f.ImageFile, err = g.edited(sysconfig.KubeletEnvPath, sysconfig.ShippedKubeletEnv, image)
-	return err
-}
-
-// edited is the file at path with the keys set, or nil where nothing is to be
-// written: an administrator's file that needs no edit stays as it is, also
-// where it does not exist.
-func (g *gatherer) edited(path string, shipped []byte, set map[string]string) ([]byte, error) {
-	if len(set) == 0 {
-		return nil, nil
-	}
-	now, err := g.sys.Root.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		now, err = shipped, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	current := map[string]string{}
-	assignments, _ := sysconfig.Parse(path, now) // problems were reported by Load
-	for _, a := range assignments {
-		current[a.Key] = a.Value
-	}
-	for k, v := range set {
-		if current[k] == v {
-			delete(set, k)
-		}
-	}
-	if len(set) == 0 {
-		return nil, nil
-	}
-	return sysconfig.Update(now, set), nil
 }
 
 // ConfigError is bad configuration: what the administrator gave can't be used.

@@ -140,7 +140,7 @@ func (j *joiner) gather(ctx context.Context) error {
 	j.res.Node = f.NodeName
 	err := j.step("cluster", "Ask the cluster", func(s *StepResult) error {
 		if err := g.credential(j.o.Inputs); err != nil {
-			return err
+			return g.clock(ctx, err)
 		}
 		j.res.Credential, j.res.Shared, j.res.Server = string(f.Kubeconfig.Kind), f.Kubeconfig.Shared, f.Kubeconfig.Server
 		j.report.Progress("asking " + f.Kubeconfig.Server)

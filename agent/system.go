@@ -63,6 +63,7 @@ type SELinux struct {
 // Cluster is what the agent asks the API server.
 type Cluster interface {
 	Reach(ctx context.Context) (node.Server, error)
+	ServerTime(ctx context.Context) (time.Time, error)
 	DNSServiceIP(ctx context.Context) (netip.Addr, string, error)
 	Node(ctx context.Context, name string) (*node.NodeState, error)
 	WatchNode(ctx context.Context, name string, see func(node.NodeState) (enough bool)) error
