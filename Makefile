@@ -68,11 +68,11 @@ test: lint lab rpm ## run all the tests (as root: with real machines; else witho
 
 .PHONY: demo
 demo: lab rpm ## show it: boot a RHEL-like host and a control plane, install the RPM, join, clean up
-	go run ./test/lab/cmd/lab demo --rpm dist/
+	go run ./test/demo --rpm dist
 
 .PHONY: bench
 bench: lab rpm ## measure against the seed's commands and a bare kubelet (ratios of one run)
-	go run ./test/bench
+	go run ./test/bench --rpm dist
 
 .PHONY: clean
 clean: ## remove what was built here (not the lab's caches)
