@@ -89,17 +89,18 @@ func (c *Client) live(ctx context.Context) (*dbus.Conn, error) {
 
 // dial connects within the context. godbus takes no context for the handshake, and a broker that accepts but never
 // speaks would hold it for ever; ending the connection's own context ends the handshake.
-func dial(ctx context.Context, address string) (*dbus.Conn, error) {
+func dial(ctx context.Context, address string, options ...dbus.ConnOption) (*dbus.Conn, error) {
 	ctx, done := context.WithTimeout(ctx, queryTimeout)
 	defer done()
 	life, end := context.WithCancel(context.Background())
 	stop := context.AfterFunc(ctx, end)
+	options = append(options, dbus.WithContext(life))
 	var conn *dbus.Conn
 	var err error
 	if address == "" {
-		conn, err = dbus.ConnectSystemBus(dbus.WithContext(life))
+		conn, err = dbus.ConnectSystemBus(options...)
 	} else {
-		conn, err = dbus.Connect(address, dbus.WithContext(life))
+		conn, err = dbus.Connect(address, options...)
 	}
 	if err != nil {
 		end()
