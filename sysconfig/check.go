@@ -24,6 +24,17 @@ func choice(field func(*Settings) *string, allowed ...string) func(*Settings, st
 	}
 }
 
+// yesNo checks a key that is a switch.
+func yesNo(field func(*Settings) *bool) func(*Settings, string) []fault {
+	return func(s *Settings, v string) []fault {
+		if v != "yes" && v != "no" {
+			return one("this is not one of the values it takes", "set it to yes or no")
+		}
+		*field(s) = v == "yes"
+		return nil
+	}
+}
+
 // address parses an address that a host could have or a Service could get.
 func address(v string) (netip.Addr, string) {
 	a, err := netip.ParseAddr(v)

@@ -13,6 +13,9 @@ const (
 
 	FirewallManage = "manage"
 	FirewallLeave  = "leave"
+
+	DriftRepair = "repair" // what drifted is made as it was wanted
+	DriftReport = "report" // it is told of, and left as it is
 )
 
 // KeyDoc describes one key. The shipped files, the manual page, docs/settings.md and the reader are
@@ -60,6 +63,24 @@ var keys = []KeyDoc{
 	{Name: "FIREWALL_PORTS", File: Path, Syntax: "PORT[-PORT]/PROTOCOL …", Default: "10250/tcp 4789/udp",
 		Help:  "Ports to open, separated by spaces or commas.",
 		check: checkPorts},
+	{Name: "FIREWALL_RESTORE", File: Path, Syntax: "no|yes", Default: "no",
+		Help:  "Whether the agent restarts this node's kube-proxy and network plug-in pods when a firewalld reload destroyed their rules.",
+		check: yesNo(func(s *Settings) *bool { return &s.FirewallRestore })},
+	{Name: "DRIFT", File: Path, Syntax: "repair|report", Default: DriftRepair,
+		Help:  "What the agent does when something that join set up is no longer so: put it right, or report it alone.",
+		check: choice(func(s *Settings) *string { return &s.Drift }, DriftRepair, DriftReport)},
+	{Name: "DRIFT_FILES", File: Path, Syntax: "repair|report",
+		Help:  "The same for files alone; empty is as DRIFT.",
+		check: choice(func(s *Settings) *string { return &s.DriftFiles }, DriftRepair, DriftReport)},
+	{Name: "DRIFT_PORTS", File: Path, Syntax: "repair|report",
+		Help:  "The same for firewalld's ports alone; empty is as DRIFT.",
+		check: choice(func(s *Settings) *string { return &s.DriftPorts }, DriftRepair, DriftReport)},
+	{Name: "DRIFT_SELINUX", File: Path, Syntax: "repair|report",
+		Help:  "The same for the SELinux mode alone; empty is as DRIFT.",
+		check: choice(func(s *Settings) *string { return &s.DriftSELinux }, DriftRepair, DriftReport)},
+	{Name: "DRIFT_UNITS", File: Path, Syntax: "repair|report",
+		Help:  "The same for the state of systemd units alone; empty is as DRIFT.",
+		check: choice(func(s *Settings) *string { return &s.DriftUnits }, DriftRepair, DriftReport)},
 	{Name: "NODE_NAME", File: Path, Flag: "node-name", Syntax: "a lower case DNS name",
 		Help:  "Name of the Node; empty is the name the kubelet finds by itself, which is right for nearly every host.",
 		check: checkNodeName},

@@ -116,6 +116,9 @@ func Load(src Source) (Settings, error) {
 			}
 		}
 	}
+	for _, kind := range []*string{&s.DriftFiles, &s.DriftPorts, &s.DriftSELinux, &s.DriftUnits} {
+		*kind = cmp.Or(*kind, s.Drift)
+	}
 	problems = append(problems, together(&s, files)...)
 	if len(problems) > 0 {
 		var places []string // in the order of the first problem found in each

@@ -38,7 +38,8 @@ func defaults() Settings {
 	return Settings{
 		ClusterDomain: "cluster.local", Runtime: RuntimeAuto, SELinuxMode: SELinuxAuto, Firewall: FirewallManage,
 		FirewallPorts: []Port{{"10250", "tcp"}, {"4789", "udp"}},
-		Image:         Image{RktStage1Args: []string{"--stage1-from-dir=stage1-fly.aci"}},
+		Drift:         DriftRepair, DriftFiles: DriftRepair, DriftPorts: DriftRepair, DriftSELinux: DriftRepair, DriftUnits: DriftRepair,
+		Image: Image{RktStage1Args: []string{"--stage1-from-dir=stage1-fly.aci"}},
 	}
 }
 
@@ -89,6 +90,10 @@ SELINUX_MODE=leave
 FIREWALL=leave
 FIREWALL_ZONE=trusted
 FIREWALL_PORTS="10250/tcp,4789/udp 30000-32767/tcp 10250/tcp"
+FIREWALL_RESTORE=yes
+DRIFT=report
+DRIFT_PORTS=repair
+DRIFT_UNITS=report
 NODE_NAME=worker1.example.com
 NODE_IP=192.0.2.7,2001:db8::7
 NODE_LABELS="example.com/rack=r12, node-role.kubernetes.io/worker= disk=ssd"
@@ -105,8 +110,9 @@ NO_PROXY=.cluster.local,10.0.0.0/8
 	want := Settings{
 		DNSServiceIP: netip.MustParseAddr("fd00:3::a"), ClusterDomain: "k8s.example.com", Runtime: RuntimeRkt,
 		SELinuxMode: SELinuxLeave, Firewall: FirewallLeave, FirewallZone: "trusted",
-		FirewallPorts: []Port{{"10250", "tcp"}, {"4789", "udp"}, {"30000-32767", "tcp"}},
-		NodeName:      "worker1.example.com", NodeIPs: []netip.Addr{netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("2001:db8::7")},
+		FirewallPorts:   []Port{{"10250", "tcp"}, {"4789", "udp"}, {"30000-32767", "tcp"}},
+		FirewallRestore: true, Drift: DriftReport, DriftFiles: DriftReport, DriftPorts: DriftRepair, DriftSELinux: DriftReport, DriftUnits: DriftReport,
+		NodeName: "worker1.example.com", NodeIPs: []netip.Addr{netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("2001:db8::7")},
 		NodeLabels:               map[string]string{"example.com/rack": "r12", "node-role.kubernetes.io/worker": "", "disk": "ssd"},
 		NodeTaints:               []Taint{{"example.com/dedicated", "gpu", "NoSchedule"}, {"maintenance", "", "NoExecute"}},
 		ContainerRuntimeEndpoint: "unix:///run/crio/crio.sock",
@@ -196,8 +202,14 @@ func TestRefusedAndTaken(t *testing.T) {
 		"FIREWALL_ZONE":   {[]string{"a b", "-x", "zonenamethatislong"}, []string{"public", "k8s-cluster_1", "FedoraServer"}},
 		"FIREWALL_PORTS": {[]string{"0/tcp", "65536/tcp", "10250", "10250/TCP", "10250/icmp", "5-5/tcp", "9-5/tcp", "+5/tcp", "05/tcp", "1-2-3/tcp", "/tcp", "ssh/tcp"},
 			[]string{"1/tcp", "65535/sctp", "30000-32767/udp", "1/dccp,2/tcp"}},
-		"NODE_NAME": {[]string{"Worker1", "a_b", "worker.", strings.Repeat("a", 30) + "." + strings.Repeat("b", 33)}, []string{"worker1", "10.0.0.1", "w.example.com"}},
-		"NODE_IP":   {[]string{"10.0.0.1,10.0.0.2", "10.0.0.1,::2,10.0.0.3", "x", "::1", "10.0.0.1,nonsense"}, []string{"10.0.0.1", "fd00::1", "10.0.0.1,fd00::1", "fd00::1 10.0.0.1"}},
+		"FIREWALL_RESTORE": {[]string{"true", "1", "Yes", "manage"}, []string{"yes", "no"}},
+		"DRIFT":            {[]string{"no", "Repair", "ignore"}, []string{"repair", "report"}},
+		"DRIFT_FILES":      {[]string{"no"}, []string{"repair", "report"}},
+		"DRIFT_PORTS":      {[]string{"leave"}, []string{"repair", "report"}},
+		"DRIFT_SELINUX":    {[]string{"permissive"}, []string{"repair", "report"}},
+		"DRIFT_UNITS":      {[]string{"restart"}, []string{"repair", "report"}},
+		"NODE_NAME":        {[]string{"Worker1", "a_b", "worker.", strings.Repeat("a", 30) + "." + strings.Repeat("b", 33)}, []string{"worker1", "10.0.0.1", "w.example.com"}},
+		"NODE_IP":          {[]string{"10.0.0.1,10.0.0.2", "10.0.0.1,::2,10.0.0.3", "x", "::1", "10.0.0.1,nonsense"}, []string{"10.0.0.1", "fd00::1", "10.0.0.1,fd00::1", "fd00::1 10.0.0.1"}},
 		"NODE_LABELS": {[]string{"a", "=b", "a=b c", "a/b/c=d", "A_/x=y", "a=-b", "a=" + strings.Repeat("b", 64), "a=1,a=2", "-a=b"},
 			[]string{"a=b", "a=", "a.b/C_d=E.f", "a=1,a=1", "A=B"}},
 		"NODE_TAINTS": {[]string{"a=b", "a", "a:noschedule", ":NoSchedule", "a=b:NoSchedule,a=c:NoSchedule", "a=b c:NoExecute"},

@@ -15,10 +15,15 @@ type Settings struct {
 	Firewall      string // one of the Firewall constants
 	FirewallZone  string
 	FirewallPorts []Port
-	NodeName      string
-	NodeIPs       []netip.Addr // none, one, or two of different families
-	NodeLabels    map[string]string
-	NodeTaints    []Taint
+	// FirewallRestore: the pods whose rules a reload of firewalld destroyed are restarted.
+	FirewallRestore bool
+	// Drift is DriftRepair or DriftReport, and so is each of the others: where its key is empty, it is as Drift.
+	Drift, DriftFiles, DriftPorts, DriftSELinux, DriftUnits string
+
+	NodeName   string
+	NodeIPs    []netip.Addr // none, one, or two of different families
+	NodeLabels map[string]string
+	NodeTaints []Taint
 	// ContainerRuntimeEndpoint is a unix:// URL, or empty.
 	ContainerRuntimeEndpoint string
 	KubeletExtraArgs         []string
