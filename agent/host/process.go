@@ -1,7 +1,6 @@
 package host
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -58,9 +57,9 @@ func (r Root) Run(ctx context.Context, env []string, argv ...string) (Result, er
 	var stdout, stderr bounded
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	err = cmd.Run()
-	res := Result{Code: cmd.ProcessState.ExitCode(), Stdout: stdout.String(), Stderr: stderr.String()}
+	res := Result{Code: cmd.ProcessState.ExitCode(), Stdout: string(stdout), Stderr: string(stderr)}
 	switch {
-	case err == nil:
+	case err == nil, errors.Is(err, exec.ErrWaitDelay): // the latter: it ended well, and left a child with its pipes
 		return res, nil
 	case ctx.Err() != nil:
 		return res, fmt.Errorf("%s did not end in time: %w", argv[0], ctx.Err())
@@ -90,12 +89,13 @@ func head(argv []string, n int) []string {
 	return argv
 }
 
-// bounded keeps the first maxOutput bytes and counts the rest as written.
-type bounded struct{ bytes.Buffer }
+// bounded keeps the first maxOutput bytes and counts the rest as written. It
+// must have no ReadFrom, which io.Copy would take instead of Write.
+type bounded []byte
 
 func (b *bounded) Write(p []byte) (int, error) {
-	if room := maxOutput - b.Len(); room > 0 {
-		b.Buffer.Write(p[:min(room, len(p))])
+	if room := maxOutput - len(*b); room > 0 {
+		*b = append(*b, p[:min(room, len(p))]...)
 	}
 	return len(p), nil
 }

@@ -97,13 +97,18 @@ func (r Root) WriteFile(p string, data []byte, f File) (err error) {
 	if fi, err := os.Lstat(path); err == nil && !fi.Mode().IsRegular() {
 		return fmt.Errorf("cannot write %s: it is %s, not a regular file; move it away first", p, typeName(fi.Mode()))
 	}
-	tmp := filepath.Join(dir, tempPrefix+filepath.Base(p)+"-"+random())
-	out, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	out, err := createTemp(filepath.Join(dir, tempPrefix+filepath.Base(p)+"-"))
 	if err != nil {
 		return fmt.Errorf("cannot write %s: %w", p, plain(err))
 	}
+	tmp := out.Name()
+	renamed := false
 	defer func() {
-		if err != nil {
+		switch {
+		case err == nil:
+		case renamed:
+			err = fmt.Errorf("cannot be sure that %s outlives a power cut: %w", p, plain(err))
+		default:
 			_ = os.Remove(tmp)
 			err = fmt.Errorf("cannot write %s: %w; the file is as it was", p, plain(err))
 		}
@@ -123,13 +128,37 @@ func (r Root) WriteFile(p string, data []byte, f File) (err error) {
 	if err = out.Sync(); err != nil {
 		return err
 	}
-	if err = out.Close(); err != nil {
-		return err
-	}
 	if err = os.Rename(tmp, path); err != nil {
 		return err
 	}
+	renamed = true
 	return syncDir(dir)
+}
+
+// createTemp makes a file whose name begins with prefix, locked, which tells
+// Sweep that somebody writes it. A Sweep between the two steps takes the file
+// away; then another is made.
+func createTemp(prefix string) (*os.File, error) {
+	for {
+		f, err := os.OpenFile(prefix+random(), os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+		var st unix.Stat_t
+		if err == nil {
+			err = unix.Fstat(int(f.Fd()), &st)
+		}
+		switch {
+		case err == nil && st.Nlink > 0:
+			return f, nil
+		case err != nil && !errors.Is(err, unix.EWOULDBLOCK):
+			_ = os.Remove(f.Name())
+			f.Close()
+			return nil, err
+		}
+		f.Close()
+	}
 }
 
 // Remove deletes the file p; one that is already gone is fine.
@@ -170,8 +199,8 @@ func (r Root) RemoveDir(p string) bool {
 	return unix.Rmdir(r.Path(p)) == nil
 }
 
-// Sweep deletes what a killed WriteFile left in the directory dir. Call it
-// under the lock.
+// Sweep deletes what a killed WriteFile left in the directory dir. A file that
+// another process writes at this moment is locked, and stays.
 func (r Root) Sweep(dir string) {
 	entries, err := os.ReadDir(r.Path(dir))
 	if err != nil {
@@ -179,8 +208,19 @@ func (r Root) Sweep(dir string) {
 	}
 	for _, e := range entries {
 		if e.Type().IsRegular() && strings.HasPrefix(e.Name(), tempPrefix) {
-			_ = os.Remove(filepath.Join(r.Path(dir), e.Name()))
+			removeUnlocked(filepath.Join(r.Path(dir), e.Name()))
 		}
+	}
+}
+
+func removeUnlocked(path string) {
+	f, err := os.OpenFile(path, os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	if unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) == nil {
+		_ = os.Remove(path)
 	}
 }
 
