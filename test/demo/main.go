@@ -50,12 +50,10 @@ func run(ctx context.Context, rpm string) (err error) {
 	heading("Two throwaway machines: a host with systemd, firewalld and podman, and a control plane")
 	w, err := world.Open(ctx, func(format string, args ...any) { fmt.Printf(format+"\n", args...) })
 	if err != nil {
-		return err
+		return interrupted(ctx, err)
 	}
 	defer func() {
-		if ctx.Err() == context.Canceled {
-			err = errors.New("interrupted") // what broke by that says nothing
-		}
+		err = interrupted(ctx, err)
 		heading("Everything is taken away again")
 		if closeErr := w.Close(); closeErr != nil {
 			err = errors.Join(err, closeErr)
@@ -85,6 +83,14 @@ func run(ctx context.Context, rpm string) (err error) {
 		}
 	}
 	return nil
+}
+
+// interrupted is err, unless Ctrl-C is the reason: what broke by that says nothing.
+func interrupted(ctx context.Context, err error) error {
+	if err != nil && errors.Is(ctx.Err(), context.Canceled) {
+		return errors.New("interrupted")
+	}
+	return err
 }
 
 func heading(text string) { fmt.Printf("\n# %s\n", text) }
