@@ -182,7 +182,7 @@ func (g *gatherer) dns(ctx context.Context) error {
 	}
 	ip, how, err := c.DNSServiceIP(ctx)
 	if err != nil {
-		return badConfig(fmt.Errorf("cannot tell the cluster's DNS Service address: it is not set in %s, and the API server does not tell it: %w; give it with --dns-service-ip IP", sysconfig.Path, err))
+		return badConfig(fmt.Errorf("cannot tell the cluster's DNS Service address: it is not set in %s, and the API server does not tell it: %w", sysconfig.Path, err))
 	}
 	f.DNS, f.DNSFrom = ip, how
 	f.Set[key] = ip.String()

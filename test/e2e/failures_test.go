@@ -59,6 +59,7 @@ func TestJoinRefuses(t *testing.T) {
 		{name: "resets", kubeconfig: plane.WithServer(good, proxy.Server), proxy: lab.Reset, args: []string{"--timeout", "60s"}, code: 69, says: []string{"cut the connection"}},
 		{name: "no such name", kubeconfig: plane.WithServer(good, "https://no-such-host.lab.example:6443"), args: []string{"--timeout", "60s"}, code: 69, says: []string{"no-such-host.lab.example"}},
 		{name: "DNS address that is none", kubeconfig: good, args: []string{"--dns-service-ip", "a.b"}, code: 78, says: []string{"a.b", "IP address"}},
+		{name: "DNS address that nobody tells", kubeconfig: data(plane.BootstrapKubeconfig(t.Context(), time.Hour)), code: 78, says: []string{"DNS Service address", "--dns-service-ip"}},
 		{name: "all settings wrong at once", kubeconfig: good, code: 78,
 			args: []string{"--cluster-domain", "Bad_Domain", "--node-label", "a b=c", "--node-taint", "x", "--node-ip", "300.1.1.1", "--runtime", "docker"},
 			says: []string{"Bad_Domain", "a b=c", "300.1.1.1", "docker", "NODE_TAINTS"}},
@@ -158,16 +159,29 @@ func TestJoinChecksHost(t *testing.T) {
 
 // A firewalld that is not there is a note, not a failure.
 func TestJoinWithoutFirewalld(t *testing.T) {
-	h := worker(t, lab.WorkerOptions{})
-	h.putAssets("/root/assets")
-	h.must("systemctl", "disable", "--now", "firewalld")
-	r := h.join("--assets", "/root/assets")
-	if !strings.Contains(r.Stdout, "firewalld is installed but not running") {
-		t.Errorf("%s", r)
-	}
-	h.ready(lab.ControlPlaneVersion)
-	if got := strings.TrimSpace(h.run("systemctl", "is-active", "firewalld").Stdout); got != "inactive" {
-		t.Errorf("join made firewalld %s", got)
+	for _, tt := range []struct {
+		name   string
+		remove []string
+		setup  string
+		says   string
+	}{
+		{name: "stopped", setup: "systemctl disable --now firewalld", says: "firewalld is installed but not running"},
+		{name: "masked", setup: "systemctl stop firewalld; systemctl mask firewalld", says: "firewalld is masked"},
+		{name: "absent", remove: []string{"/usr/lib/systemd/system/firewalld.service", "/usr/sbin/firewalld"}, setup: "true", says: "firewalld is not installed"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := worker(t, lab.WorkerOptions{Remove: tt.remove})
+			h.putAssets("/root/assets")
+			h.must("sh", "-c", tt.setup)
+			r := h.join("--assets", "/root/assets")
+			if !strings.Contains(r.Stdout, tt.says) {
+				t.Errorf("join does not say %q: %s", tt.says, r)
+			}
+			h.ready(lab.ControlPlaneVersion)
+			if got := strings.TrimSpace(h.run("systemctl", "is-active", "firewalld").Stdout); got != "inactive" {
+				t.Errorf("join made firewalld %s", got)
+			}
+		})
 	}
 }
 
