@@ -30,6 +30,9 @@ type Options struct {
 	Resolver  *net.Resolver    // nil: the host's
 	Now       func() time.Time // nil: time.Now
 	Limits    Limits
+	// Quiet sends no pings on an idle connection: for FollowNode, whose process is not to be woken. A peer that died in silence
+	// is found by the kernel's keepalives (Go's default: 15 s idle, then nine probes), or at the end of the watch.
+	Quiet bool
 }
 
 // Limits are the deadlines of a conversation with the API server. A zero field takes the value of DefaultLimits.
@@ -138,6 +141,10 @@ func (c *Client) tlsConfig() *tls.Config {
 // transport has a deadline for every phase. The HTTP/2 pings find a connection that died in silence under a watch.
 func (c *Client) transport(config *tls.Config) *http.Transport {
 	dialer := &net.Dialer{Timeout: c.limits.Connect, Resolver: c.opts.Resolver}
+	pings := &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second}
+	if c.opts.Quiet {
+		pings = nil
+	}
 	return &http.Transport{
 		Proxy:                  func(r *http.Request) (*url.URL, error) { return c.proxy(r.URL) },
 		DialContext:            dialer.DialContext,
@@ -147,7 +154,7 @@ func (c *Client) transport(config *tls.Config) *http.Transport {
 		IdleConnTimeout:        90 * time.Second,
 		MaxResponseHeaderBytes: 64 << 10,
 		ForceAttemptHTTP2:      true,
-		HTTP2:                  &http.HTTP2Config{SendPingTimeout: 30 * time.Second, PingTimeout: 15 * time.Second},
+		HTTP2:                  pings,
 		OnProxyConnectResponse: func(_ context.Context, _ *url.URL, _ *http.Request, answer *http.Response) error {
 			if answer.StatusCode != http.StatusOK {
 				return &proxyAnswer{answer.StatusCode}

@@ -94,13 +94,14 @@ func ctxOr(ctx context.Context, err error) error {
 }
 
 type nodeWatch struct {
-	c      *Client
-	name   string
-	see    func(NodeState) bool
-	last   NodeState
-	seen   bool
-	enough bool
-	err    error // why the last attempt ended
+	c       *Client
+	name    string
+	patient bool // see FollowNode
+	see     func(NodeState) bool
+	last    NodeState
+	seen    bool
+	enough  bool
+	err     error // why the last attempt ended
 }
 
 func (w *nodeWatch) observe(s NodeState) bool {
@@ -145,13 +146,16 @@ func (w *nodeWatch) once(ctx context.Context) (progress bool, err error) {
 func (w *nodeWatch) stream(ctx context.Context, op, selector, version string) (next string, again bool, err error) {
 	// The server ends the watch by itself; should its end get lost, so do we a little later.
 	life := 4*time.Minute + rand.N(2*time.Minute)
+	if w.patient {
+		life = 30*time.Minute + rand.N(30*time.Minute)
+	}
 	seconds := int64(life / time.Second)
 	ctx, cancel := context.WithTimeout(ctx, life+30*time.Second)
 	defer cancel()
 	ctx, ex := withExchange(ctx)
 	begun := time.Now()
 	stream, err := w.c.rest.Get().Resource("nodes").MaxRetries(0).VersionedParams(&metav1.ListOptions{
-		Watch: true, FieldSelector: selector, ResourceVersion: version, AllowWatchBookmarks: true, TimeoutSeconds: &seconds,
+		Watch: true, FieldSelector: selector, ResourceVersion: version, AllowWatchBookmarks: !w.patient, TimeoutSeconds: &seconds,
 	}, parameters).Watch(ctx)
 	if err != nil {
 		return version, false, w.c.explain(ctx, op, ex, err)
