@@ -117,7 +117,9 @@ func TestWatch(t *testing.T) {
 			return os.Rename(at("/build"), at("/var"))
 		}},
 		{name: "the target of a link", path: "/etc/sysconfig/selinux",
-			before: func(at func(string) string) error { return os.Symlink("../selinux/config", at("/etc/sysconfig/selinux")) },
+			before: func(at func(string) string) error {
+				return os.Symlink("../selinux/config", at("/etc/sysconfig/selinux"))
+			},
 			change: func(at func(string) string) error { return write(at("/etc/selinux/config"), "SELINUX=disabled") }},
 		{name: "an absolute link", path: "/etc/sysconfig/selinux",
 			before: func(at func(string) string) error {
@@ -125,7 +127,9 @@ func TestWatch(t *testing.T) {
 			},
 			change: func(at func(string) string) error { return write(at("/etc/selinux/config"), "SELINUX=disabled") }},
 		{name: "a link that points elsewhere now", path: "/etc/sysconfig/selinux",
-			before: func(at func(string) string) error { return os.Symlink("../selinux/config", at("/etc/sysconfig/selinux")) },
+			before: func(at func(string) string) error {
+				return os.Symlink("../selinux/config", at("/etc/sysconfig/selinux"))
+			},
 			change: func(at func(string) string) error {
 				if err := os.Symlink("../kubernetes/kubeconfig", at("/etc/new")); err != nil {
 					return err
