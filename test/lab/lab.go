@@ -118,6 +118,11 @@ func (l *Lab) bridge(ctx context.Context) error {
 		"link add br0 type bridge\n"+
 		"addr add "+bridgeAddress+"/24 dev br0\n"+
 		"link set br0 up\n", "ip", "-batch", "-")
+	if err == nil {
+		// Nothing answers DNS here. A host is to be told so at once, each time: by default the kernel says it once a second
+		// (icmp(7)), and a kubelet that looks up its own name, as all do, waits for a timeout instead.
+		err = l.spawn.on(l.net, func() error { return os.WriteFile("/proc/sys/net/ipv4/icmp_ratelimit", []byte("0"), 0) })
+	}
 	if err != nil {
 		return fmt.Errorf("cannot make the lab's bridge: %w", err)
 	}
