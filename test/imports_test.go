@@ -27,12 +27,14 @@ var rules = []rule{
 	{pkg: "agent", ours: []string{"agent/...", "firewall", "sysconfig", "units"}, not: []string{"os/exec", dbus, systemd, clientGo}},
 	{pkg: "agent/assets"},
 	{pkg: "agent/container", not: impure},
+	{pkg: "agent/drain", not: []string{"os", "os/exec"}},
 	{pkg: "agent/host", not: []string{dbus, clientGo}},
 	{pkg: "agent/kubelet", not: impure},
 	{pkg: "agent/node", not: []string{"os/exec"}},
 	{pkg: "agent/selinux", ours: []string{"agent/host"}, not: []string{"os/exec"}},
 	{pkg: "agent/systemd", not: []string{"os/exec"}},
 	{pkg: "cmd/tectonic-worker", ours: []string{"agent/...", "firewall", "sysconfig", "units"}},
+	{pkg: "cmd/tectonic-worker-drain", ours: []string{"agent/drain"}},
 	{pkg: "cmd/tectonic-installer", ours: []string{"installer/..."}},
 	{pkg: "firewall", not: []string{"os/exec"}},
 	{pkg: "firewall/firewalldtest"},
@@ -59,11 +61,13 @@ var impure = []string{"os", "os/exec", "io/ioutil", "net/http", "syscall", dbus,
 
 // soleImporters are dependencies that one package is the door to. Tests are free to use them.
 var soleImporters = map[string][]string{
-	clientGo:                                {"agent/node"},
+	clientGo:                                {"agent/node", "agent/drain"},
 	dbus:                                    {"firewall/...", "agent/systemd"},
 	systemd:                                 {"agent/systemd"},
 	"github.com/opencontainers/selinux/...": {"agent/selinux"},
 	"github.com/spf13/viper/...":            {"sysconfig"},
+	"k8s.io/kubectl/...":                    {"agent/drain"},
+	"k8s.io/client-go/kubernetes/...":       {"agent/drain"},
 	"github.com/hashicorp/hcl/...":          {"agent/assets", "installer/cluster"},
 	"github.com/google/rpmpack/...":         {"packaging/...", "test/lab"},
 	"github.com/spf13/cobra/...":            {"cmd/...", "packaging/..."},
@@ -71,7 +75,8 @@ var soleImporters = map[string][]string{
 
 // neverLinked must not be in a binary, however far down.
 var neverLinked = map[string][]string{
-	"cmd/tectonic-worker":    {"google.golang.org/grpc/...", module + "/installer/...", module + "/test/..."},
+	// The typed clientset alone is more memory than the daemon may take.
+	"cmd/tectonic-worker":    {"k8s.io/client-go/kubernetes/...", "k8s.io/kubectl/...", module + "/agent/drain", "google.golang.org/grpc/...", module + "/installer/...", module + "/test/..."},
 	"cmd/tectonic-installer": {module + "/agent/...", module + "/firewall/...", module + "/test/..."},
 }
 
