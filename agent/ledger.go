@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"time"
@@ -76,26 +77,27 @@ func OpenLedger(root host.Root) (*Ledger, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot read the ledger: %w", err)
 	}
+	return l, l.replay(data)
+}
+
+func (l *Ledger) replay(data []byte) error {
 	lines := bytes.Split(data, []byte("\n"))
-	for i, line := range lines {
+	for i, line := range lines[:len(lines)-1] { // after the last newline: nothing, or a torn line
 		if len(bytes.TrimSpace(line)) == 0 {
 			continue
 		}
 		var r record
 		if err := json.Unmarshal(line, &r); err != nil {
-			if i == len(lines)-1 {
-				break
-			}
-			return nil, fmt.Errorf("cannot read the ledger %s, line %d: %w; it says what to put back on this host: restore it from a backup, or move it away to start without it", LedgerPath, i+1, err)
+			return fmt.Errorf("cannot read the ledger %s, line %d: %w; it says what to put back on this host: restore it from a backup, or move it away to start without it", LedgerPath, i+1, err)
 		}
 		switch r.Op {
 		case opIntent, opDone, opVoid:
 		default:
-			return nil, fmt.Errorf("cannot use the ledger %s, line %d: unknown operation %q, written by a newer tectonic-worker; install that version again", LedgerPath, i+1, r.Op)
+			return fmt.Errorf("cannot use the ledger %s, line %d: unknown operation %q, written by a newer tectonic-worker; install that version again", LedgerPath, i+1, r.Op)
 		}
 		l.apply(r)
 	}
-	return l, nil
+	return nil
 }
 
 // Entries lists the changes that stand, oldest first.
@@ -125,10 +127,20 @@ func (l *Ledger) Done(k Key) error { return l.append(record{Op: opDone, Key: k},
 // Void records that k is not ours (any more).
 func (l *Ledger) Void(k Key) error { return l.append(record{Op: opVoid, Key: k}, false) }
 
-// Discard deletes a ledger that has no entries left.
+// Discard deletes a ledger that has no entries left, those of another process
+// included.
 func (l *Ledger) Discard() error {
-	if len(l.entries) > 0 {
+	if len(l.entries) > 0 || !l.root.Exists(LedgerPath) {
 		return nil
+	}
+	f, err := l.open()
+	if err != nil {
+		return fmt.Errorf("cannot open the ledger %s: %w", LedgerPath, err)
+	}
+	defer f.Close()
+	now, err := OpenLedger(l.root)
+	if err != nil || len(now.entries) > 0 {
+		return err
 	}
 	return l.root.Remove(LedgerPath)
 }
@@ -147,7 +159,7 @@ func (l *Ledger) append(r record, sync bool) (err error) {
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(l.root.Path(LedgerPath), os.O_RDWR|os.O_CREATE|os.O_APPEND|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+	f, err := l.open()
 	if err != nil {
 		return err
 	}
@@ -155,12 +167,10 @@ func (l *Ledger) append(r record, sync bool) (err error) {
 	if err := mendTornLine(f); err != nil {
 		return err
 	}
-	before, err := f.Seek(0, 2)
+	before, err := f.Seek(0, io.SeekEnd)
 	if err != nil {
 		return err
 	}
-	// One write(2) with O_APPEND: the kubelet's launcher may append while a
-	// join does, and the two must not mix.
 	if _, err := f.Write(append(line, '\n')); err != nil {
 		_ = f.Truncate(before) // disk full: half a record must not stay
 		return err
@@ -172,6 +182,34 @@ func (l *Ledger) append(r record, sync bool) (err error) {
 	}
 	l.apply(r)
 	return nil
+}
+
+// open opens the ledger for appending, and locks it until it is closed: the
+// kubelet's launcher may append while a join does, and neither may take what
+// the other has written in part for a torn line. It is held for one record, so
+// there is nothing to wait for but the disk.
+func (l *Ledger) open() (*os.File, error) {
+	for {
+		f, err := os.OpenFile(l.root.Path(LedgerPath), os.O_RDWR|os.O_CREATE|os.O_APPEND|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0o600)
+		if err != nil {
+			return nil, err
+		}
+		for err = unix.EINTR; errors.Is(err, unix.EINTR); {
+			err = unix.Flock(int(f.Fd()), unix.LOCK_EX)
+		}
+		var st unix.Stat_t
+		if err == nil {
+			err = unix.Fstat(int(f.Fd()), &st)
+		}
+		if err == nil && st.Nlink > 0 {
+			return f, nil
+		}
+		f.Close()
+		if err != nil {
+			return nil, err
+		}
+		// The other one discarded it meanwhile.
+	}
 }
 
 // mendTornLine cuts off a last line without a newline, which a power cut left.
