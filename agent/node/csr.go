@@ -72,6 +72,7 @@ func (c *Client) CSRs(ctx context.Context, node string) ([]CSR, error) {
 type signingRequest struct {
 	Metadata struct {
 		Name              string
+		ResourceVersion   string
 		CreationTimestamp time.Time
 	}
 	Spec struct {

@@ -24,6 +24,9 @@ type NodeState struct {
 	Reason     string // of the Ready condition
 	Message    string // of the Ready condition
 	ReadySince time.Time
+	// Heartbeat is when the kubelet last reported the Ready condition, by the host's clock, to the second. A kubelet reports
+	// at its start, and then at every change or every five minutes.
+	Heartbeat time.Time
 
 	UID        string
 	Created    time.Time
@@ -66,6 +69,7 @@ func stateOf(n *corev1.Node) NodeState {
 		s.Conditions = append(s.Conditions, cond)
 		if c.Type == corev1.NodeReady {
 			s.Ready, s.Reason, s.Message, s.ReadySince = c.Status == corev1.ConditionTrue, cond.Reason, cond.Message, cond.Since
+			s.Heartbeat = c.LastHeartbeatTime.Time
 		}
 	}
 	return s
