@@ -67,7 +67,7 @@ func run(ctx context.Context, rpm string, rounds int) (err error) {
 	defer func() { err = errors.Join(err, w.Close()) }()
 	b := bench{w, rpm, rounds}
 	var figures []figure
-	for _, measure := range []func(context.Context) ([]figure, error){b.join, b.firewall, b.sizes} {
+	for _, measure := range []func(context.Context) ([]figure, error){b.firewall, b.join, b.sizes} {
 		got, err := measure(ctx)
 		if err != nil {
 			return err
@@ -75,12 +75,13 @@ func run(ctx context.Context, rpm string, rounds int) (err error) {
 		figures = append(figures, got...)
 	}
 	progress("")
-	print(figures, rounds)
+	show(figures, rounds)
 	return nil
 }
 
-func print(figures []figure, rounds int) {
-	fmt.Printf("Medians of %d rounds (least - most), sides in turn, after a round that does not count.\n\n", rounds)
+func show(figures []figure, rounds int) {
+	fmt.Printf("Medians of %d rounds (least - most), sides in turn, after a round that does not count.\n"+
+		"What is written to /etc and /var/lib/tectonic-worker goes to a disk; etcd is in memory.\n\n", rounds)
 	missed := 0
 	t := tabwriter.NewWriter(os.Stdout, 0, 0, 3, ' ', 0)
 	fmt.Fprintln(t, "\tours\ttheirs\tratio\ttarget\t")

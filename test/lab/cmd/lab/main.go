@@ -25,7 +25,6 @@ func run(args []string) int {
 	}
 	flags := flag.NewFlagSet("lab", flag.ContinueOnError)
 	flags.Usage = func() { fmt.Fprint(os.Stderr, usage) }
-	rpm := flags.String("rpm", "dist", "")
 	command := ""
 	if len(args) > 0 {
 		command, args = args[0], args[1:]
@@ -45,8 +44,6 @@ func run(args []string) int {
 		}
 	case "smoke":
 		err = smoke(ctx, logf)
-	case "demo":
-		err = demo(ctx, *rpm, logf)
 	case "sweep":
 		err = lab.Sweep(lab.DefaultCacheDir())
 	default:
@@ -65,6 +62,5 @@ const usage = `Usage: go run ./test/lab/cmd/lab COMMAND
   tools   install the programs the lab needs on this machine
   build   install the tools and build the lab's cache ($TECTONIC_LAB_CACHE, default /var/cache/tectonic-worker-lab)
   smoke   boot a control plane and a worker, run a kubelet by hand and wait until its Node is Ready
-  demo    [--rpm DIR] boot a worker and a control plane, install the package in DIR (default dist), join, show, clean up
   sweep   remove what labs that were killed left behind
 `
