@@ -263,6 +263,9 @@ func (j *joiner) apply(ctx context.Context, l *Ledger, steps []step) error {
 			return j.explainStart(ctx, st.name, err)
 		}
 	}
+	if err := settle(j.sys.Root, l); err != nil {
+		return err
+	}
 	if j.o.NoWait {
 		return nil
 	}
