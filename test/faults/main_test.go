@@ -1,0 +1,71 @@
+package faults
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/tectonic-worker/tectonic-worker/test/lab"
+	"github.com/tectonic-worker/tectonic-worker/test/lab/labtest"
+)
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "tectonic-worker-faults-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	build := func(version string) func() (string, error) {
+		return sync.OnceValues(func() (string, error) {
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+			defer cancel()
+			return BuildPackage(ctx, repository, dir, version)
+		})
+	}
+	thisVersion, nextVersion = build("v0.1.0"), build("v0.2.0")
+	code := labtest.Main(m)
+	os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+// The package, and one of a later version with the same content; built when the first test wants them.
+var thisVersion, nextVersion func() (path string, err error)
+
+// must fails the test on an error in what it needs.
+func must[T any](t *testing.T) func(T, error) T {
+	return func(v T, err error) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
+
+// worker boots a host with the package installed and the assets in place.
+func worker(t *testing.T, o lab.WorkerOptions) (*labtest.Host, *labtest.Plane) {
+	t.Helper()
+	plane := labtest.ControlPlane(t)
+	rpm := must[string](t)(thisVersion())
+	h := labtest.Worker(t, o)
+	h.InstallRPM(rpm)
+	t.Cleanup(func() {
+		// The test's own context ends before its cleanups.
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		defer cancel()
+		if _, err := plane.ControlPlane.Kubectl(ctx, "delete", "node", h.Name, "--ignore-not-found"); err != nil {
+			t.Error(err)
+		}
+	})
+	return h, plane
+}
+
+// target boots a host that faults are injected into.
+func target(t *testing.T) *Target {
+	t.Helper()
+	h, plane := worker(t, lab.WorkerOptions{})
+	return must[*Target](t)(Prepare(t.Context(), h.Host, plane.Assets()))
+}
