@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -46,6 +47,20 @@ type Result struct {
 // the last line of its standard error. env is added to a minimal environment
 // in the C locale.
 func (r Root) Run(ctx context.Context, env []string, argv ...string) (Result, error) {
+	var stdout bounded
+	res, err := r.run(ctx, env, &stdout, argv...)
+	res.Stdout = string(stdout)
+	return res, explainExit(res, argv, err)
+}
+
+// RunTo is Run for an output that is too large to be kept: it goes to stdout
+// as it comes.
+func (r Root) RunTo(ctx context.Context, env []string, stdout io.Writer, argv ...string) (Result, error) {
+	res, err := r.run(ctx, env, stdout, argv...)
+	return res, explainExit(res, argv, err)
+}
+
+func (r Root) run(ctx context.Context, env []string, stdout io.Writer, argv ...string) (Result, error) {
 	path, err := r.Look(argv[0])
 	if err != nil {
 		return Result{Code: -1}, err
@@ -54,25 +69,33 @@ func (r Root) Run(ctx context.Context, env []string, argv ...string) (Result, er
 	cmd.Env = append([]string{"PATH=" + searchPath, "LC_ALL=C", "HOME=/root"}, env...)
 	// A grandchild that keeps the pipes open must not keep us.
 	cmd.WaitDelay = 2 * time.Second
-	var stdout, stderr bounded
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	var stderr bounded
+	cmd.Stdout, cmd.Stderr = stdout, &stderr
 	err = cmd.Run()
-	res := Result{Code: cmd.ProcessState.ExitCode(), Stdout: string(stdout), Stderr: string(stderr)}
+	res := Result{Code: cmd.ProcessState.ExitCode(), Stderr: string(stderr)}
+	var ee *exec.ExitError
 	switch {
 	case err == nil, errors.Is(err, exec.ErrWaitDelay): // the latter: it ended well, and left a child with its pipes
 		return res, nil
 	case ctx.Err() != nil:
 		return res, fmt.Errorf("%s did not end in time: %w", argv[0], ctx.Err())
+	case errors.As(err, &ee):
+		return res, err
 	}
-	var ee *exec.ExitError
-	if !errors.As(err, &ee) {
-		return res, fmt.Errorf("cannot run %s: %w", path, plain(err))
+	return res, fmt.Errorf("cannot run %s: %w", path, plain(err))
+}
+
+// explainExit makes a sentence of an exit code.
+func explainExit(res Result, argv []string, err error) error {
+	ee, failed := err.(*exec.ExitError)
+	if !failed {
+		return err
 	}
 	last := LastLine(res.Stderr)
 	if last == "" {
 		last = LastLine(res.Stdout)
 	}
-	return res, fmt.Errorf("%s failed (%s): %s", strings.Join(head(argv, 3), " "), ee.ProcessState, last)
+	return fmt.Errorf("%s failed (%s): %s", strings.Join(head(argv, 3), " "), ee.ProcessState, last)
 }
 
 // LastLine is the last line of s that is not blank.
