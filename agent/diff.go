@@ -2,6 +2,7 @@ package agent
 
 import (
 	"path"
+	"strings"
 
 	"github.com/pmezard/go-difflib/difflib"
 )
@@ -13,13 +14,23 @@ func unified(name string, before, after []byte) string {
 		from = "/dev/null"
 	}
 	text, err := difflib.GetUnifiedDiffString(difflib.UnifiedDiff{
-		A: difflib.SplitLines(string(before)), B: difflib.SplitLines(string(after)),
+		A: lines(before), B: lines(after),
 		FromFile: from, ToFile: name, Context: 2,
 	})
 	if err != nil {
 		return "change " + name + "\n"
 	}
 	return text
+}
+
+// lines splits data after each newline. (difflib.SplitLines adds an empty
+// line at the end, which then shows as a change.)
+func lines(data []byte) []string {
+	var out []string
+	for l := range strings.Lines(string(data)) {
+		out = append(out, strings.TrimSuffix(l, "\n")+"\n")
+	}
+	return out
 }
 
 func dirOf(p string) string { return path.Dir(p) }

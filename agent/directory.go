@@ -47,8 +47,11 @@ func restoreDir(root host.Root, e Entry) (string, error) {
 	}
 	for i := len(before.Missing) - 1; i >= 0; i-- {
 		if !root.RemoveDir(before.Missing[i]) && root.Exists(before.Missing[i]) {
-			return "kept: it is not empty", nil
+			break
 		}
+	}
+	if root.Exists(e.Name) {
+		return "kept: it is not empty", nil
 	}
 	return "removed", nil
 }

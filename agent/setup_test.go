@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"net/netip"
@@ -302,7 +301,9 @@ func (d *clusterDouble) Node(context.Context, string) (*node.NodeState, error) {
 func (d *clusterDouble) WatchNode(ctx context.Context, name string, see func(node.NodeState) bool) error {
 	return d.watch(ctx, name, see)
 }
-func (d *clusterDouble) ServerTime(context.Context) (time.Time, error) { return d.server.Date, d.reachErr }
+func (d *clusterDouble) ServerTime(context.Context) (time.Time, error) {
+	return d.server.Date, d.reachErr
+}
 func (d *clusterDouble) CSRs(context.Context, string) ([]node.CSR, error) { return d.csrs, nil }
 
 // selinuxDouble is a kernel's mode.
@@ -368,9 +369,6 @@ type quiet struct{ steps []string }
 func (*quiet) Begin(string, string) {}
 func (*quiet) Progress(string)      {}
 func (q *quiet) End(s StepResult)   { q.steps = append(q.steps, s.Name) }
-
-// discard is a log that nobody reads.
-var discard = slog.New(slog.NewTextHandler(io.Discard, nil))
 
 func keys(entries []Entry) []string {
 	var out []string

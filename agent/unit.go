@@ -63,7 +63,10 @@ func (u *started) Check(ctx context.Context) (Finding, error) {
 		return Finding{}, err
 	}
 	again := st.Running() && u.restart != nil && *u.restart
-	f := Finding{OK: st.Running() && !again, Evidence: u.name + " running", Before: unitState{st.Running()}, After: unitState{true}}
+	// One between two of its starts was on before us, if badly: putting back
+	// must not stop it.
+	on := st.Running() || st.Active == "activating"
+	f := Finding{OK: st.Running() && !again, Evidence: u.name + " running", Before: unitState{on}, After: unitState{true}}
 	switch {
 	case again:
 		f.Diff = "restart " + u.name + ": what it reads at its start changed\n"
