@@ -26,9 +26,12 @@ type Facts struct {
 	Kubeconfig     *node.Kubeconfig
 	KubeconfigData []byte
 	KubeconfigFrom string // where it came from: a path, "standard input", an archive
-	Server         node.Server
-	ServerVersion  kubelet.Version
-	Online         bool // the API server was asked
+	// KubeconfigInUse is where the kubelet reads it, where that is not
+	// kubelet.KubeconfigPath.
+	KubeconfigInUse string
+	Server          node.Server
+	ServerVersion   kubelet.Version
+	Online          bool // the API server was asked
 
 	DNS     netip.Addr
 	DNSFrom string

@@ -91,7 +91,7 @@ func (g *gatherer) render() error {
 	in := kubelet.Input{
 		Version: f.Version, DNS: []netip.Addr{f.DNS}, Domain: f.Settings.ClusterDomain,
 		Hostname: f.Settings.NodeName, NodeIPs: f.Settings.NodeIPs, Labels: f.Settings.NodeLabels, Taints: taints,
-		Endpoint: f.Endpoint, CgroupVersion: f.Cgroup, Bootstrap: f.Kubeconfig.Bootstrap, NodeCertificate: f.Kubeconfig.NodeName != "",
+		Endpoint: f.Endpoint, CgroupVersion: f.Cgroup, Kubeconfig: f.KubeconfigInUse, Bootstrap: f.Kubeconfig.Bootstrap, NodeCertificate: f.Kubeconfig.NodeName != "",
 		ExtraArgs: f.Settings.KubeletExtraArgs, DropIns: dropIns,
 	}
 	out, err := kubelet.Render(in)

@@ -119,7 +119,13 @@ func (j *joiner) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = j.apply(ctx, ledger, steps)
+	// The API server has just taken it, whatever was said of it before.
+	if err := j.sys.Root.Remove(refusedPath); err != nil {
+		return err
+	}
+	if err = j.apply(ctx, ledger, steps); err == nil {
+		err = j.sys.keepAccepted(j.facts.Kubeconfig.Data())
+	}
 	if err != nil && !j.o.NoRollback {
 		// The caller's deadline may be what failed; putting back needs its own.
 		back, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Minute)

@@ -39,7 +39,7 @@ func Prepare(ctx context.Context, sys *System, environ []string) (*Launch, error
 	if err := g.settings(in); err != nil {
 		return nil, err
 	}
-	if err := g.credential(in); err != nil {
+	if err := g.launchCredential(in); err != nil {
 		return nil, err
 	}
 	if err := g.dns(ctx); err != nil {
@@ -102,8 +102,10 @@ func (h *handles) prepareFiles(ctx context.Context, f *Facts) error {
 			return err
 		}
 	}
-	_, err = h.sys.Root.MkdirAll(RunDir, 0o700)
-	return err
+	if _, err := h.sys.Root.MkdirAll(RunDir, 0o700); err != nil {
+		return err
+	}
+	return h.sys.noteLaunched(f.KubeconfigData)
 }
 
 // removeStale deletes the pod or container that a killed kubelet left. There

@@ -40,6 +40,9 @@ type Input struct {
 	CgroupDriver  string // systemd (the default) or cgroupfs
 	ResolvConf    string // resolv.conf for pods; empty: the kubelet's own default, /etc/resolv.conf
 
+	// Kubeconfig is where the administrator's kubeconfig is read instead of
+	// KubeconfigPath: a copy, while the file itself is no good. Empty: there.
+	Kubeconfig string
 	// Bootstrap: the kubeconfig holds a bootstrap token; the kubelet asks for a
 	// certificate of its own and renews it.
 	Bootstrap bool

@@ -39,8 +39,8 @@ var cipherSuites = []string{
 var settings = []setting{
 	// Credentials and identity.
 	{flag: "require-kubeconfig", until: 9, value: always(true), why: "1.8 and 1.9 run without an API server otherwise; default and gone with 1.10 (#58367)"},
-	{flag: "bootstrap-kubeconfig", value: ifBootstrap(BootstrapPath, ""), why: "a bootstrap token becomes the node's own certificate through the CSR API"},
-	{flag: "kubeconfig", value: ifBootstrap(NodeKubeconfigPath, KubeconfigPath), why: "the default went with 1.10 (#58367); always named"},
+	{flag: "bootstrap-kubeconfig", value: str(bootstrapPath), why: "a bootstrap token becomes the node's own certificate through the CSR API"},
+	{flag: "kubeconfig", value: str(kubeconfigPath), why: "the default went with 1.10 (#58367); always named"},
 	{flag: "cert-dir", value: always(PKIDir), why: "1.8 defaults to /var/run/kubernetes, lost at reboot"},
 	{flag: "config", since: 10, value: always(ConfigPath), why: "KubeletConfiguration v1beta1 (#58978)"},
 	{flag: "hostname-override", value: str(func(in *Input) string { return in.Hostname }), why: "only where NODE_NAME is set: item 4.2.7"},
@@ -101,13 +101,24 @@ func str(f func(*Input) string) func(*Input) any {
 	}
 }
 
-func ifBootstrap(yes, no string) func(*Input) any {
-	return str(func(in *Input) string {
-		if in.Bootstrap {
-			return yes
-		}
-		return no
-	})
+func bootstrapPath(in *Input) string {
+	switch {
+	case !in.Bootstrap:
+		return ""
+	case in.Kubeconfig != "":
+		return in.Kubeconfig
+	}
+	return BootstrapPath
+}
+
+func kubeconfigPath(in *Input) string {
+	switch {
+	case in.Bootstrap:
+		return NodeKubeconfigPath
+	case in.Kubeconfig != "":
+		return in.Kubeconfig
+	}
+	return KubeconfigPath
 }
 
 func ifCRI(yes, no string) func(*Input) any {
