@@ -296,9 +296,12 @@ func ExitCode(err error) int {
 	var problems sysconfig.Problems
 	var config *ConfigError
 	var api *node.APIError
+	var drained *DrainError
 	switch {
 	case err == nil:
 		return 0
+	case errors.As(err, &drained):
+		return drained.exitCode()
 	case errors.As(err, &busy):
 		return 75
 	case errors.As(err, &problems), errors.As(err, &config), errors.Is(err, firewall.ErrInvalidZone):

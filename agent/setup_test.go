@@ -289,6 +289,8 @@ type clusterDouble struct {
 	nodeErr  error
 	csrs     []node.CSR
 	watch    func(ctx context.Context, name string, see func(node.NodeState) bool) error
+	deleted  []string // the UIDs of Nodes
+	delErr   error
 }
 
 func (d *clusterDouble) Reach(context.Context) (node.Server, error) { return d.server, d.reachErr }
@@ -303,6 +305,10 @@ func (d *clusterDouble) WatchNode(ctx context.Context, name string, see func(nod
 }
 func (d *clusterDouble) ServerTime(context.Context) (time.Time, error) {
 	return d.server.Date, d.reachErr
+}
+func (d *clusterDouble) DeleteNodeUID(_ context.Context, _, uid string) error {
+	d.deleted = append(d.deleted, uid)
+	return d.delErr
 }
 func (d *clusterDouble) CSRs(context.Context, string) ([]node.CSR, error) { return d.csrs, nil }
 

@@ -68,4 +68,5 @@ type Cluster interface {
 	Node(ctx context.Context, name string) (*node.NodeState, error)
 	WatchNode(ctx context.Context, name string, see func(node.NodeState) (enough bool)) error
 	CSRs(ctx context.Context, name string) ([]node.CSR, error)
+	DeleteNodeUID(ctx context.Context, name, uid string) error
 }

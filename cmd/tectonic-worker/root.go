@@ -66,6 +66,7 @@ func newRoot(io stdio) *cobra.Command {
   tectonic-worker join --assets DIR    what the Tectonic Installer left
   tectonic-worker join --kubeconfig F  any kubeconfig that may register nodes
   tectonic-worker status               how the worker is
+  tectonic-worker leave                take this host out of the cluster again
   tectonic-worker renew                a new client certificate
 
 Settings are in /etc/sysconfig/tectonic-worker and /etc/kubernetes/kubelet.env.
@@ -77,7 +78,7 @@ configuration.`,
 		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
-	root.AddCommand(newJoin(io), newRenew(io), newStatus(io), newKubelet(io), newWaitForDNS(io), newVersion(io))
+	root.AddCommand(newJoin(io), newRenew(io), newLeave(io), newStatus(io), newKubelet(io), newWaitForDNS(io), newVersion(io))
 	return root
 }
 
