@@ -148,16 +148,18 @@ func (j *joiner) cluster(ctx context.Context) (Cluster, error) {
 	}
 	j.report.Progress("the kubelet asks the cluster for its certificate")
 	var c Cluster
-	// The kubelet writes its kubeconfig in two steps of its own; a look every
-	// half second is simpler than two watches and costs nothing.
+	var unusable error
+	// The kubelet writes its kubeconfig in two steps of its own, and in place:
+	// what can't be read yet may be whole at the next look. One every half
+	// second is simpler than two watches and costs nothing.
 	err := j.watched(ctx, 500*time.Millisecond, nil, func() (bool, error) {
-		own, err := j.sys.OwnCluster(g.proxy())
-		if errors.Is(err, fs.ErrNotExist) {
-			return false, nil
-		}
-		c = own
-		return err == nil, err
+		c, unusable = j.sys.OwnCluster(g.proxy())
+		return unusable == nil, nil
 	})
+	if errors.Is(err, context.DeadlineExceeded) && unusable != nil && !errors.Is(unusable, fs.ErrNotExist) {
+		return nil, j.stage(StageCSR, "cannot use the credential that the kubelet wrote for itself: "+unusable.Error(),
+			"read the kubelet's log: journalctl -u "+units.Kubelet, err)
+	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return nil, j.stage(StageCSR, "the cluster did not sign the node's certificate in time",
 			"look for it with \"kubectl get csr\" and approve it with \"kubectl certificate approve NAME\", or bind system:bootstrappers to the ClusterRole system:certificates.k8s.io:certificatesigningrequests:nodeclient", err)
@@ -276,6 +278,9 @@ func logTail(log string, n int) []string {
 // and bounds the line.
 func printable(s string) string {
 	s = strings.Map(func(r rune) rune {
+		if r == '\t' {
+			return ' '
+		}
 		if r < ' ' || r == 0x7f || (r >= 0x80 && r < 0xa0) {
 			return -1
 		}
