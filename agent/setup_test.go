@@ -289,6 +289,9 @@ type clusterDouble struct {
 	nodeErr  error
 	csrs     []node.CSR
 	watch    func(ctx context.Context, name string, see func(node.NodeState) bool) error
+	pods     []node.Pod
+	podsErr  error
+	delete   func(node.Pod) error
 	deleted  []string // the UIDs of Nodes
 	delErr   error
 }
@@ -311,6 +314,10 @@ func (d *clusterDouble) DeleteNodeUID(_ context.Context, _, uid string) error {
 	return d.delErr
 }
 func (d *clusterDouble) CSRs(context.Context, string) ([]node.CSR, error) { return d.csrs, nil }
+func (d *clusterDouble) PodsOfNode(context.Context, string) ([]node.Pod, error) {
+	return d.pods, d.podsErr
+}
+func (d *clusterDouble) DeletePod(_ context.Context, p node.Pod) error { return d.delete(p) }
 
 // selinuxDouble is a kernel's mode.
 type selinuxDouble struct {

@@ -68,5 +68,7 @@ type Cluster interface {
 	Node(ctx context.Context, name string) (*node.NodeState, error)
 	WatchNode(ctx context.Context, name string, see func(node.NodeState) (enough bool)) error
 	CSRs(ctx context.Context, name string) ([]node.CSR, error)
+	PodsOfNode(ctx context.Context, node string) ([]node.Pod, error)
+	DeletePod(ctx context.Context, p node.Pod) error
 	DeleteNodeUID(ctx context.Context, name, uid string) error
 }
