@@ -56,6 +56,10 @@ func (h *handles) restore(ctx context.Context, e Entry) (string, error) {
 // rollBack puts back what this run changed, last change first, and makes the
 // ledger say so. It goes on after an error: what can be put back, is.
 func (h *handles) rollBack(ctx context.Context, l *Ledger, u *undoList) []Undone {
+	// That D-Bus was restarted may be what failed, and its old connections stay
+	// dead.
+	h.close()
+	h.fw, h.us = nil, nil
 	var out []Undone
 	for i := len(u.entries) - 1; i >= 0; i-- {
 		e := u.entries[i]

@@ -194,14 +194,24 @@ func (c *Conn) job(ctx context.Context, verb, name string, f jobFunc) error {
 	if _, err := f(ctx, name, "replace", done); err != nil {
 		return fmt.Errorf("cannot %s %s: %w", verb, name, err)
 	}
-	select {
-	case <-ctx.Done():
-		return fmt.Errorf("cannot %s %s: systemd's job did not end in time: %w", verb, name, ctx.Err())
-	case result := <-done:
-		if result != "done" && result != "skipped" {
-			return &JobError{Verb: verb, Unit: name, Result: result}
+	// The signal that a job ended is lost with the bus, and go-systemd has no
+	// event for that.
+	alive := time.NewTicker(time.Second)
+	defer alive.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("cannot %s %s: systemd's job did not end in time: %w", verb, name, ctx.Err())
+		case result := <-done:
+			if result != "done" && result != "skipped" {
+				return &JobError{Verb: verb, Unit: name, Result: result}
+			}
+			return nil
+		case <-alive.C:
+			if !c.c.Connected() {
+				return fmt.Errorf("cannot %s %s: %w: the connection was lost before systemd's job ended; look at dbus (systemctl status dbus), then try again", verb, name, ErrNoBus)
+			}
 		}
-		return nil
 	}
 }
 

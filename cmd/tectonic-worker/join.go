@@ -175,14 +175,19 @@ func joinJSON(w io.Writer, res *agent.JoinResult, err error) error {
 func joinText(std stdio, res *agent.JoinResult, err error) error {
 	if err != nil {
 		fmt.Fprintf(std.err, "\njoin failed: %v\n", err)
+		left := 0
 		for _, u := range res.RolledBack {
 			if u.Error != "" {
+				left++
 				fmt.Fprintf(std.err, "  could not put back %s: %s\n", u.Key, u.Error)
 			} else {
 				fmt.Fprintf(std.err, "  %s: %s\n", u.Key, u.Evidence)
 			}
 		}
-		if res.RolledBack != nil {
+		switch {
+		case left > 0:
+			fmt.Fprintf(std.err, "%d of %d changes could not be put back and stay on record: run join again when the cause is gone.\n", left, len(res.RolledBack))
+		case res.RolledBack != nil:
 			fmt.Fprintln(std.err, "What was changed has been put back; --no-rollback leaves it for a look.")
 		}
 		return errReported{agent.ExitCode(err)}
