@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -67,5 +68,35 @@ func worker(t *testing.T, o lab.WorkerOptions) (*labtest.Host, *labtest.Plane) {
 func target(t *testing.T) *Target {
 	t.Helper()
 	h, plane := worker(t, lab.WorkerOptions{})
-	return must[*Target](t)(Prepare(t.Context(), h.Host, plane.Assets()))
+	tg := must[*Target](t)(Prepare(t.Context(), h.Host, plane.ControlPlane))
+	t.Cleanup(func() { tg.Close() })
+	return tg
+}
+
+// labHost is a host in a test: what can't fail ends the test.
+type labHost struct {
+	*lab.Host
+	t *testing.T
+}
+
+// try runs argv, whatever its exit code.
+func (h *labHost) try(argv ...string) lab.Result {
+	h.t.Helper()
+	ctx, cancel := context.WithTimeout(h.t.Context(), 3*time.Minute)
+	defer cancel()
+	r, err := h.Exec(ctx, argv...)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return r
+}
+
+// sh runs a script, which has to succeed, and gives what it printed.
+func (h *labHost) sh(script string) string {
+	h.t.Helper()
+	r := h.try("/bin/sh", "-euc", script)
+	if r.Code != 0 {
+		h.t.Fatalf("on %s: %s", h.Name, r)
+	}
+	return strings.TrimRight(r.Stdout, "\n")
 }

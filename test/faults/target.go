@@ -32,7 +32,8 @@ var JoinArgs = []string{"tectonic-worker", "join", "--assets", assetsDir, "--no-
 // Target is a host with the package installed that goes through one fault after the other.
 type Target struct {
 	Host    *lab.Host
-	Secrets []string // must never be shown
+	Proxy   *lab.Proxy // between the host and the API server
+	Secrets []string   // must never be shown
 
 	old, new map[string]fileState // of the managed files: before join, and after one without a fault
 	dirs     []string             // that join makes, deepest first
@@ -43,21 +44,29 @@ type fileState string
 
 // Prepare makes a host a target: a stand-in for podman that starts at once, so that a run takes no longer than what is
 // looked at, and one join without a fault, to know how it has to end.
-func Prepare(ctx context.Context, h *lab.Host, assets lab.Assets) (*Target, error) {
-	t := &Target{Host: h, Secrets: secretsOf(assets.Kubeconfig)}
+func Prepare(ctx context.Context, h *lab.Host, plane *lab.ControlPlane) (*Target, error) {
+	kubeconfig, err := plane.SharedKubeconfig()
+	if err != nil {
+		return nil, err
+	}
+	t := &Target{Host: h, Secrets: secretsOf(kubeconfig)}
+	if t.Proxy, err = plane.Proxy(ctx); err != nil {
+		return nil, err
+	}
+	assets := lab.Assets{Kubeconfig: plane.WithServer(kubeconfig, t.Proxy.Server), DNSServiceIP: lab.DNSServiceIP}
 	if len(t.Secrets) == 0 {
 		return nil, errors.New("cannot look for secrets: the kubeconfig has none")
 	}
 	if err := errors.Join(
 		h.PutAssets(assetsDir, assets),
 		h.WriteFile("/usr/lib/faults/reset", []byte(resetScript), 0o755),
+		h.WriteFile("/usr/lib/faults/small", []byte(smallScript), 0o755),
 		h.WriteFile(standIn, []byte(podmanStandIn), 0o755)); err != nil {
 		return nil, err
 	}
 	if _, err := h.Must(ctx, "tar", "-C", "/", "-cf", "/root/before.tar", "etc/kubernetes", "etc/sysconfig"); err != nil {
 		return nil, err
 	}
-	var err error
 	if t.old, err = t.look(); err != nil {
 		return nil, err
 	}
@@ -107,6 +116,9 @@ tar -C / -xf /root/before.tar
 [ $# -eq 0 ] || rmdir "$@" 2>/dev/null
 exit 0
 `
+
+// Close ends what the target has beside the host.
+func (t *Target) Close() error { return t.Proxy.Close() }
 
 // madeDirs learns from the ledger of a good join which directories it makes.
 func (t *Target) madeDirs() error {
