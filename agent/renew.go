@@ -360,6 +360,13 @@ func (r *renewer) restart(ctx context.Context, g *gatherer) error {
 		} else if !node.IsReason(err, node.NotFound) {
 			return fmt.Errorf("the new certificate is in place but %w", err)
 		}
+		// Heartbeats count in seconds: in the same one as the old kubelet's
+		// last, the new kubelet's first could not be told from it.
+		select {
+		case <-time.After(min(before.Add(2*time.Second).Sub(r.sys.Now()), 2*time.Second)):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 		r.out.Restarted = true
 		s.Status, s.Evidence = StatusChanged, "it reads its certificate at its start"
 		return us.Restart(ctx, units.Kubelet)
