@@ -25,12 +25,12 @@ go-present:
 	  if command -v dnf >/dev/null; then dnf install -y golang; else apt-get update && apt-get install -y golang-go; fi; }
 
 .PHONY: build
-build: go-present ## build the binary for this machine into bin/
-	GOOS=linux GOARCH=$(GOARCH) $(GOBUILD) -o bin/linux-$(GOARCH)/ ./cmd/tectonic-worker
+build: go-present ## build the binaries for this machine into bin/
+	GOOS=linux GOARCH=$(GOARCH) $(GOBUILD) -o bin/linux-$(GOARCH)/ ./cmd/tectonic-worker ./cmd/tectonic-worker-drain
 
 .PHONY: build-all
 build-all: go-present ## build the binaries for every architecture into bin/
-	for a in $(ARCHES); do GOOS=linux GOARCH=$$a $(GOBUILD) -o bin/linux-$$a/ ./cmd/tectonic-worker || exit 1; done
+	for a in $(ARCHES); do GOOS=linux GOARCH=$$a $(GOBUILD) -o bin/linux-$$a/ ./cmd/tectonic-worker ./cmd/tectonic-worker-drain || exit 1; done
 
 .PHONY: completions
 completions: build

@@ -21,6 +21,7 @@ func TestOnABootedHost(t *testing.T) {
 	h, dir := newHost(t), t.TempDir()
 	need(t, "systemd-nspawn", "go")
 	o := repository(t)
+	o.Drain = filepath.Join(filepath.Dir(o.Binary), "tectonic-worker-drain")
 	o.Binary = filepath.Join(dir, "tectonic-worker")
 	build := exec.CommandContext(t.Context(), "go", "build", "-o", o.Binary, "./testdata/standin")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0")
@@ -74,6 +75,7 @@ after erase: inactive inactive links= LoadState=not-found
 kubeconfig: good
 called: kubelet cleanup
 called: kubelet run
+called: leave --local --timeout 50s
 `
 	if diff := cmp.Diff(strings.Split(want, "\n"), strings.Split(string(said), "\n")); diff != "" {
 		errors, _ := os.ReadFile(filepath.Join(dir, "errors"))

@@ -119,7 +119,7 @@ func TestScriptletsAlwaysExitZero(t *testing.T) {
 func TestScriptletsCallSystemctl(t *testing.T) {
 	for _, c := range []struct{ script, arg, want string }{
 		{"post", "1", ""}, {"post", "2", ""}, {"postun", "1", ""}, {"postun", "0", ""}, {"preun", "1", ""},
-		{"preun", "0", "--no-reload disable kubelet.path kubelet.service\n"},
+		{"preun", "0", "--no-reload disable tectonic-worker.service\n--no-reload disable kubelet.path\n--no-reload disable kubelet.service\n"},
 	} {
 		h := newHost(t)
 		write(t, h.path("/bin/systemctl"), "#!/bin/sh\necho \"$@\" >>/calls\n")
@@ -137,7 +137,7 @@ func TestScriptletsCallSystemctl(t *testing.T) {
 				case c.script != "preun":
 					want = "daemon-reload\n"
 				case c.arg == "0":
-					want += "stop kubelet.path kubelet-kubeconfig.service kubelet.service wait-for-dns.service\n"
+					want += "stop tectonic-worker.service kubelet.path kubelet-kubeconfig.service kubelet.service wait-for-dns.service\n"
 				}
 			}
 			write(t, h.path("/calls"), "")

@@ -55,8 +55,8 @@ func encode(p *Package, signatures map[int]rpmpack.IndexEntry) ([]byte, error) {
 		Epoch:   rpmpack.NoEpoch, // the zero value would write epoch 0
 		Summary: p.Summary, Description: p.Description, Licence: p.License, URL: p.URL,
 		Group: "System Environment/Daemons", Vendor: "Tectonic Worker", BuildHost: "localhost", BuildTime: p.Time,
-		// Read by every rpm there is, rpm 4.11 of EL7 included.
-		Compressor: "gzip:9",
+		// Read by every rpm since 4.5, rpm 4.11 of EL7 included, and a third smaller than gzip.
+		Compressor: "xz",
 		Provides:   relations(p.Provides), Requires: relations(p.Requires), Conflicts: relations(p.Conflicts),
 	})
 	if err != nil {

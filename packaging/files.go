@@ -19,6 +19,7 @@ import (
 const (
 	docDir     = "/usr/share/doc/" + Name
 	licenseDir = "/usr/share/licenses/" + Name
+	libexecDir = "/usr/libexec/" + Name
 )
 
 var (
@@ -41,6 +42,7 @@ func files(o Options, modified time.Time) ([]File, error) {
 		{Path: "/etc/tectonic-worker", Mode: 0o755, Kind: Dir},
 		{Path: "/etc/tectonic-worker/kubelet.d", Mode: 0o755, Kind: Dir},
 		{Path: "/var/lib/tectonic-worker", Mode: 0o700, Kind: Dir},
+		{Path: libexecDir, Mode: 0o755, Kind: Dir},
 		{Path: docDir, Mode: 0o755, Kind: Dir},
 		{Path: licenseDir, Mode: 0o755, Kind: Dir},
 	}
@@ -78,6 +80,7 @@ func files(o Options, modified time.Time) ([]File, error) {
 	}
 	sources := []source{
 		{o.Binary, "the binary", File{Path: "/usr/bin/tectonic-worker", Mode: 0o755}},
+		{cmp.Or(o.Drain, filepath.Join(filepath.Dir(o.Binary), Name+"-drain")), "the drain program", File{Path: libexecDir + "/drain", Mode: 0o755}},
 		{filepath.Join(o.Completions, Name+".bash"), "the completion for bash", File{Path: "/usr/share/bash-completion/completions/" + Name, Mode: 0o644}},
 		{filepath.Join(o.Completions, Name+".zsh"), "the completion for zsh", File{Path: "/usr/share/zsh/site-functions/_" + Name, Mode: 0o644}},
 		{filepath.Join(o.Completions, Name+".fish"), "the completion for fish", File{Path: "/usr/share/fish/vendor_completions.d/" + Name + ".fish", Mode: 0o644}},

@@ -29,6 +29,7 @@ func Arches() []string { return []string{"x86_64", "aarch64"} }
 // Options say what to build.
 type Options struct {
 	Binary      string    // path of the built tectonic-worker
+	Drain       string    // path of the built tectonic-worker-drain; empty: beside Binary
 	Completions string    // directory with tectonic-worker.bash, .zsh and .fish
 	Source      string    // the repository: LICENSE, README.md, CHANGELOG.md and docs/*.md are taken from it
 	Version     string    // as git describes it: v1.2.3, 1.2.3-rc.1, v1.2.3-4-gabcdef
@@ -163,6 +164,7 @@ func (p *Package) relate(o Options) {
 		{Name: "systemd", When: Postun},
 		{Name: "rpmlib(CompressedFileNames)", Op: "<=", Version: "3.0.4-1", When: RPMLib},
 		{Name: "rpmlib(FileDigests)", Op: "<=", Version: "4.6.0-1", When: RPMLib},
+		{Name: "rpmlib(PayloadIsXz)", Op: "<=", Version: "5.2-1", When: RPMLib},
 	}
 	if strings.Contains(p.Version, "~") {
 		p.Requires = append(p.Requires, Relation{Name: "rpmlib(TildeInVersions)", Op: "<=", Version: "4.10.0-1", When: RPMLib})

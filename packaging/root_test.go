@@ -57,6 +57,7 @@ func repository(t *testing.T) Options {
 		Version: "v1.2.3", Arch: "x86_64", Dist: "el9", Time: time.Unix(1700000000, 0)}
 	for path, text := range map[string]string{
 		"binary":                           "#!/bin/sh\nexit 0\n",
+		"tectonic-worker-drain":            "#!/bin/sh\nexit 0\n",
 		"completions/tectonic-worker.bash": "# bash\n", "completions/tectonic-worker.zsh": "#compdef tectonic-worker\n",
 		"completions/tectonic-worker.fish": "# fish\n",
 		"src/LICENSE":                      "Apache License\n", "src/README.md": "# Tectonic Worker\n", "src/CHANGELOG.md": "# Changes\n",

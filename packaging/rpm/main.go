@@ -1,6 +1,6 @@
 // Command rpm builds the RPM of tectonic-worker from a built binary and this repository's files.
 //
-//	go run ./packaging/rpm --binary bin/tectonic-worker --completions dist/completions \
+//	go run ./packaging/rpm --binary bin/tectonic-worker --drain bin/tectonic-worker-drain --completions dist/completions \
 //	    --version v1.2.3 --arch x86_64 --dist el9 --out dist
 //
 // SOURCE_DATE_EPOCH (seconds since 1970) is the time of everything in the package.
@@ -26,6 +26,7 @@ func run(args []string, epoch string, stdout, stderr io.Writer) int {
 	flags.SetOutput(stderr)
 	var o packaging.Options
 	flags.StringVar(&o.Binary, "binary", "", "the built tectonic-worker")
+	flags.StringVar(&o.Drain, "drain", "", "the built tectonic-worker-drain (default: beside the binary)")
 	flags.StringVar(&o.Completions, "completions", "dist/completions", "`directory` with tectonic-worker.bash, .zsh and .fish")
 	flags.StringVar(&o.Source, "source", ".", "the repository")
 	flags.StringVar(&o.Version, "version", "", "version, as git describes it")

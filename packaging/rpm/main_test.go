@@ -10,7 +10,7 @@ import (
 
 func TestRun(t *testing.T) {
 	dir := t.TempDir()
-	for path, text := range map[string]string{"bin": "program\n", "c/tectonic-worker.bash": "b\n", "c/tectonic-worker.zsh": "z\n", "c/tectonic-worker.fish": "f\n",
+	for path, text := range map[string]string{"bin": "program\n", "tectonic-worker-drain": "program\n", "c/tectonic-worker.bash": "b\n", "c/tectonic-worker.zsh": "z\n", "c/tectonic-worker.fish": "f\n",
 		"s/LICENSE": "l\n", "s/README.md": "r\n", "s/CHANGELOG.md": "c\n"} {
 		file := filepath.Join(dir, path)
 		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {

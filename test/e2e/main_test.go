@@ -41,7 +41,7 @@ func build(dir string) error {
 	defer cancel()
 	const repo = "../.."
 	binary := filepath.Join(dir, "tectonic-worker")
-	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w -X main.version=v0.1.0", "-o", binary, "./cmd/tectonic-worker")
+	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w -X main.version=v0.1.0", "-o", dir+"/", "./cmd/tectonic-worker", "./cmd/tectonic-worker-drain")
 	build.Dir, build.Env = repo, append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		return fmt.Errorf("%w: %s", err, out)

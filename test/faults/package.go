@@ -21,6 +21,12 @@ func BuildPackage(ctx context.Context, repository, dir, version string) (string,
 	if out, err := build.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("cannot build the package: %w: %s", err, out)
 	}
+	drain := filepath.Join(dir, "tectonic-worker-drain")
+	build = exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", drain, "./cmd/tectonic-worker-drain")
+	build.Dir, build.Env = repository, append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("cannot build the package: %w: %s", err, out)
+	}
 	for _, shell := range []string{"bash", "zsh", "fish"} {
 		out, err := exec.CommandContext(ctx, binary, "completion", shell).Output()
 		if err == nil {
@@ -31,7 +37,7 @@ func BuildPackage(ctx context.Context, repository, dir, version string) (string,
 		}
 	}
 	p, err := packaging.Build(packaging.Options{
-		Binary: binary, Completions: dir, Source: repository, Version: version, Dist: "el9", Time: time.Unix(1700000000, 0),
+		Binary: binary, Drain: drain, Completions: dir, Source: repository, Version: version, Dist: "el9", Time: time.Unix(1700000000, 0),
 		Arch: map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[runtime.GOARCH],
 	})
 	if err != nil {
