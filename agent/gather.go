@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/url"
 	"os"
 	"strings"
 	"time"
@@ -42,7 +41,8 @@ func (g *gatherer) settings(in Inputs) error {
 			continue
 		}
 		value := environ(in.Environ, k.Name)
-		if u, err := url.Parse(value); err == nil && u.User != nil {
+		// The scheme may be left out, and then url.Parse finds no password.
+		if strings.HasSuffix(k.Name, "_PROXY") && strings.Contains(value, "@") {
 			g.f.Warnings = append(g.f.Warnings, fmt.Sprintf("%s is taken from the environment and not written down, because it holds a password; put it into %s yourself, or the kubelet runs without it", k.Name, sysconfig.Path))
 			continue
 		}
@@ -70,13 +70,16 @@ func environ(env []string, key string) string {
 	return ""
 }
 
+const dnsKey = "KUBERNETES_DNS_SERVICE_IP"
+
 // credential finds the kubeconfig: given by hand, in the assets, or on the
 // host already.
 func (g *gatherer) credential(in Inputs) error {
 	f := g.f
 	if in.Assets != "" {
 		a, err := assets.Read(in.Assets)
-		_, dnsGiven := in.Settings["KUBERNETES_DNS_SERVICE_IP"]
+		by := f.Settings.Origin(dnsKey)
+		dnsGiven := by == "flag" || by == "environment" // for this run; a file's is older than the assets
 		if err := assetsMiss(err, in.Kubeconfig != nil, dnsGiven); err != nil {
 			return badConfig(err)
 		}
@@ -164,7 +167,7 @@ func (g *gatherer) server(ctx context.Context) error {
 // else as the API server says.
 func (g *gatherer) dns(ctx context.Context) error {
 	f := g.f
-	const key = "KUBERNETES_DNS_SERVICE_IP"
+	const key = dnsKey
 	if f.DNS.IsValid() { // from the assets
 		f.Set[key] = f.DNS.String()
 		return g.compareDNS(ctx)
