@@ -102,6 +102,13 @@ func (b *Bus) Stop() {
 	}
 }
 
+// Signal sends the broker a signal: SIGSTOP makes it accept and never speak, until SIGCONT.
+func (b *Bus) Signal(s syscall.Signal) {
+	if b.cmd != nil {
+		_ = b.cmd.Process.Signal(s)
+	}
+}
+
 // Restart replaces the broker by a new one at the same address. Everybody's connection is lost.
 func (b *Bus) Restart() {
 	b.t.Helper()
