@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/tectonic-worker/tectonic-worker/agent/kubelet"
@@ -72,12 +73,15 @@ type gatherer struct {
 // handles are the connections of one run, made when first needed.
 type handles struct {
 	sys        *System
+	mu         sync.Mutex // of the connections: checks look at once
 	fw         Firewall
 	us         Units
 	kubeletRan bool // kubelet.service ran when the run began
 }
 
 func (h *handles) firewall(ctx context.Context) (Firewall, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	if h.fw == nil {
 		fw, err := h.sys.Firewall(ctx)
 		if err != nil {
@@ -89,6 +93,8 @@ func (h *handles) firewall(ctx context.Context) (Firewall, error) {
 }
 
 func (h *handles) units(ctx context.Context) (Units, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	if h.us == nil {
 		us, err := h.sys.Units(ctx)
 		if err != nil {

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,7 +32,9 @@ type JoinOptions struct {
 	DryRun     bool
 	NoWait     bool // do not wait for the image, the kubelet and the Node
 	NoRollback bool // leave what was done in place after a failure
-	Timeout    time.Duration
+	// Skip names checks that join does without.
+	Skip    []string
+	Timeout time.Duration
 }
 
 // JoinResult is what join did, also where it failed. Its JSON is the document
@@ -171,45 +174,37 @@ func (j *joiner) gather(ctx context.Context) error {
 	return j.step("host", "Check this host", func(s *StepResult) error { return j.checkHost(ctx, g, s) })
 }
 
-// explainSilence names the one cause of an unreachable API server that stands
-// on this host and that no packet can tell of: firewalld's panic mode.
-func (j *joiner) explainSilence(ctx context.Context, err error) error {
-	var api *node.APIError
-	if !errors.As(err, &api) || (api.Layer != node.LayerTCP && api.Layer != node.LayerDNS) {
-		return err
-	}
-	fw, ferr := j.firewall(ctx)
-	if ferr != nil {
-		return err
-	}
-	if st, ferr := fw.State(ctx); ferr == nil && st.Panic {
-		return fmt.Errorf("%s (%w)", st.Note(), err)
-	}
-	return err
-}
-
 func (j *joiner) checkHost(ctx context.Context, g *gatherer, s *StepResult) error {
 	f := j.facts
-	g.cgroup()
 	// The configuration decides about swap and cgroups, and the CRI socket is
 	// in it: what can be found out comes before the checks, and what can't is
 	// one of their findings.
-	if g.endpoint() == nil {
-		if err := g.render(); err != nil {
-			return err
-		}
+	x := &examiner{handles: &j.handles, f: f}
+	x.host(ctx)
+	if x.renderErr != nil {
+		return x.renderErr
 	}
-	results, err := runChecks(ctx, append(j.hostChecks(), check{"clock", checkClock}), f)
+	results := x.run(ctx, joinChecks(), j.o.Skip)
 	j.res.Checks = results
+	skipped := 0
 	for _, r := range results {
-		if r.Severity == SeverityWarn {
+		switch r.Severity {
+		case SeverityWarn:
 			s.Warnings = append(s.Warnings, r.String())
+		case SeveritySkipped:
+			s.Warnings = append(s.Warnings, r.Name+": skipped, as asked")
+			skipped++
 		}
 	}
-	s.Evidence = fmt.Sprintf("%d checks, %d warnings", len(results), len(s.Warnings))
-	if err != nil {
+	s.Evidence = fmt.Sprintf("%d checks, %d warnings", len(results)-skipped, len(s.Warnings)-skipped)
+	if skipped > 0 {
+		s.Evidence += fmt.Sprintf(", %d skipped", skipped)
+	}
+	// Without these two there is nothing to start, whatever is skipped.
+	if err := cmp.Or(failures(results), x.runtimeErr, x.endpointErr); err != nil {
 		return err
 	}
+	var err error
 	j.res.Runtime = f.Runtime.Name
 	if f.SELinuxRuntime, f.SELinuxBoot, f.SELinuxConfig, err = j.sys.selinuxFacts(); err != nil {
 		return err

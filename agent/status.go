@@ -5,101 +5,25 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"time"
 
 	"github.com/tectonic-worker/tectonic-worker/agent/kubelet"
 	"github.com/tectonic-worker/tectonic-worker/agent/node"
-	"github.com/tectonic-worker/tectonic-worker/firewall"
-	"github.com/tectonic-worker/tectonic-worker/sysconfig"
 	"github.com/tectonic-worker/tectonic-worker/units"
 )
 
-// Health is the answer of status in one word.
-type Health string
-
-const (
-	Healthy   Health = "healthy"
-	Degraded  Health = "degraded"
-	NotJoined Health = "not-joined"
-)
-
-// WorkerStatus is what status shows. Its JSON is the document of
-// "status -o json"; names are stable within an apiVersion. What could not be
-// found out is left out, and Problems says why.
-type WorkerStatus struct {
-	APIVersion string           `json:"apiVersion"`
-	Health     Health           `json:"health"`
-	Problems   []string         `json:"problems,omitempty"`
-	Node       NodeStatus       `json:"node"`
-	Kubelet    KubeletStatus    `json:"kubelet"`
-	Credential CredentialStatus `json:"credential"`
-	Firewall   FirewallStatus   `json:"firewall"`
-	SELinux    SELinuxStatus    `json:"selinux"`
-	Changes    []ChangeStatus   `json:"changes"` // what this project changed on the host
-}
-
-// NodeStatus is the Node as the API server has it.
-type NodeStatus struct {
-	Name           string `json:"name"`
-	Registered     bool   `json:"registered"`
-	Ready          bool   `json:"ready"`
-	Why            string `json:"why,omitempty"` // why not Ready, or why it is not known
-	KubeletVersion string `json:"kubeletVersion,omitempty"`
-}
-
-// KubeletStatus is kubelet.service and the image it runs.
-type KubeletStatus struct {
-	Active  string `json:"active"` // systemd's ActiveState
-	Enabled bool   `json:"enabled"`
-	Healthy bool   `json:"healthy"` // 127.0.0.1:10248/healthz
-	Image   string `json:"image,omitempty"`
-	Runtime string `json:"runtime,omitempty"`
-	Since   string `json:"since,omitempty"` // RFC 3339
-}
-
-// CredentialStatus is the kubeconfig.
-type CredentialStatus struct {
-	Kind     string     `json:"kind,omitempty"`
-	Subject  string     `json:"subject,omitempty"`
-	Shared   bool       `json:"shared"`
-	Server   string     `json:"server,omitempty"`
-	NotAfter *time.Time `json:"notAfter,omitempty"`
-}
-
-// FirewallStatus is firewalld, and the ports that the worker needs.
-type FirewallStatus struct {
-	State string       `json:"state"` // "running", "stopped", "not-installed" …
-	Zone  string       `json:"zone,omitempty"`
-	Ports []PortStatus `json:"ports,omitempty"`
-}
-
-// PortStatus is one port in both of firewalld's layers.
-type PortStatus struct {
-	Port      string `json:"port"`
-	Runtime   bool   `json:"runtime"`
-	Permanent bool   `json:"permanent"`
-	Ours      bool   `json:"ours"` // opened by this project in either layer
-}
-
-// SELinuxStatus is the mode now and at the next boot.
-type SELinuxStatus struct {
-	Runtime string `json:"runtime,omitempty"`
-	Boot    string `json:"boot,omitempty"`
-}
-
-// ChangeStatus is an entry of the ledger.
-type ChangeStatus struct {
-	Key
-	Since time.Time `json:"since"`
-}
-
 // Status looks at the worker and changes nothing. It never fails: what can't
-// be found out is one of the problems.
+// be found out is one of the problems, or, where it takes only root to find it
+// out, one of the notes.
 func Status(ctx context.Context, sys *System, environ []string) *WorkerStatus {
 	s := &statusLook{
 		handles: handles{sys: sys},
-		out:     &WorkerStatus{APIVersion: APIVersion, Changes: []ChangeStatus{}},
-		facts:   &Facts{Now: sys.Now()},
+		out: &WorkerStatus{
+			APIVersion: APIVersion, Time: sys.Now().UTC().Truncate(time.Second),
+			Changes: []ChangeStatus{}, Problems: []string{}, Notes: []string{}, Drift: []DriftStatus{}, Restart: RestartStatus{Reasons: []string{}},
+		},
+		facts: &Facts{Now: sys.Now()},
 	}
 	defer s.close()
 	s.look(ctx, environ)
@@ -113,14 +37,35 @@ type statusLook struct {
 	ledger *Ledger
 }
 
+func (s *statusLook) gatherer() *gatherer {
+	return &gatherer{sys: s.sys, h: &s.handles, f: s.facts}
+}
+
+// problem notes what stands between the worker and its health.
 func (s *statusLook) problem(err error) {
-	if err != nil {
-		s.out.Problems = append(s.out.Problems, err.Error())
+	switch {
+	case err == nil:
+	case errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0:
+		s.note(err.Error() + "; run status as root to see it")
+	default:
+		add(&s.out.Problems, redactAll(err.Error()))
 	}
 }
 
+func (s *statusLook) note(text string) { add(&s.out.Notes, redactAll(text)) }
+
+// add appends what the list does not have: two looks can fail for one reason.
+func add(list *[]string, text string) {
+	for _, have := range *list {
+		if have == text {
+			return
+		}
+	}
+	*list = append(*list, text)
+}
+
 func (s *statusLook) look(ctx context.Context, environ []string) {
-	g := &gatherer{sys: s.sys, h: &s.handles, f: s.facts}
+	g := s.gatherer()
 	in := Inputs{Environ: environ}
 	var err error
 	if s.ledger, err = OpenLedger(s.sys.Root); err != nil {
@@ -133,28 +78,35 @@ func (s *statusLook) look(ctx context.Context, environ []string) {
 	settings := g.settings(in)
 	s.problem(settings)
 	s.out.Node.Name = s.facts.NodeName
-	joined := s.sys.Root.Exists(kubelet.KubeconfigPath)
+	_, err = s.sys.Root.Stat(kubelet.KubeconfigPath)
+	joined := err == nil || errors.Is(err, fs.ErrPermission)
 	if joined {
 		s.credential(g, in)
+		s.certificate()
 		s.kubelet(ctx)
 		s.node(ctx, g)
+		s.agent(ctx)
 	}
 	if settings == nil {
-		s.ports(ctx)
+		s.firewalld(ctx, joined)
 	}
-	if rt, boot, _, err := s.sys.selinuxFacts(); err == nil {
-		s.out.SELinux = SELinuxStatus{string(rt), string(boot)}
-	} else {
-		s.problem(err)
+	s.selinux()
+	if joined && settings == nil {
+		s.drift(ctx)
 	}
 	switch {
 	case !joined:
 		s.out.Health = NotJoined
-	case len(s.out.Problems) > 0 || !s.out.Node.Ready:
+	case len(s.out.Problems) > 0 || !s.out.Node.Ready && s.nodeKnown():
 		s.out.Health = Degraded
 	default:
 		s.out.Health = Healthy
 	}
+}
+
+// nodeKnown: a user who may not read the kubeconfig is told how the rest is.
+func (s *statusLook) nodeKnown() bool {
+	return s.facts.Kubeconfig != nil || os.Geteuid() == 0
 }
 
 func (s *statusLook) credential(g *gatherer, in Inputs) {
@@ -167,14 +119,52 @@ func (s *statusLook) credential(g *gatherer, in Inputs) {
 		}
 	}
 	if errors.Is(err, fs.ErrPermission) {
-		err = fmt.Errorf("cannot read %s: run status as root to see the node", kubelet.KubeconfigPath)
+		s.note(fmt.Sprintf("cannot read %s; run status as root to see the node", kubelet.KubeconfigPath))
+		return
+	}
+	// A bootstrap credential may be over once the kubelet has its own.
+	var ps node.Problems
+	if k != nil && k.Bootstrap && errors.As(err, &ps) && ps.OnlyTime() && s.sys.Root.Exists(kubelet.NodeKubeconfigPath) {
+		return
 	}
 	s.problem(err)
+}
+
+// certificate is about what the kubelet shows the API server.
+func (s *statusLook) certificate() {
+	c := &s.out.Certificate
+	subject, notAfter, source, err := s.sys.Certificate()
+	if err != nil {
+		if !errors.Is(err, fs.ErrPermission) {
+			return // the kubeconfig's problem is told already
+		}
+		s.problem(err)
+		return
+	}
+	c.Subject, c.Source = subject, source
+	if notAfter.IsZero() {
+		return
+	}
+	at := notAfter.UTC()
+	c.NotAfter = &at
+	days := int(notAfter.Sub(s.facts.Now).Hours() / 24)
+	c.Days = &days
+	sev, text := CertificateNotice(notAfter, s.facts.Now)
+	c.Severity = sev
+	switch sev {
+	case SeverityNote:
+		s.note(text)
+	case SeverityWarn, SeverityFail:
+		s.problem(errors.New(text))
+	}
 }
 
 func (s *statusLook) kubelet(ctx context.Context) {
 	k := &s.out.Kubelet
 	k.Image = s.facts.Settings.Image.Reference()
+	// The port answers without root and without D-Bus.
+	var why string
+	k.Healthy, why = healthz(ctx, healthzURL)
 	us, err := s.units(ctx)
 	if err != nil {
 		s.problem(err)
@@ -185,30 +175,38 @@ func (s *statusLook) kubelet(ctx context.Context) {
 		s.problem(err)
 		return
 	}
-	k.Active, k.Enabled = st.Active, st.Enabled()
-	if st.Running() {
-		k.Since = st.Started.UTC().Format(time.RFC3339)
-		g := gatherer{sys: s.sys, f: s.facts}
-		if g.runtime(ctx) == nil {
-			k.Runtime = s.facts.Runtime.Name
-		}
-	} else {
-		s.problem(fmt.Errorf("%s is %s; read \"journalctl -u %s\"", units.Kubelet, st.Active, units.Kubelet))
+	k.Active, k.Enabled, k.Restarts, k.Says = st.Active, st.Enabled(), int(st.Restarts), printable(st.StatusText)
+	if err := usable(units.Kubelet, st.Load); err != nil {
+		s.problem(err)
 		return
 	}
-	var why string
-	if k.Healthy, why = healthz(ctx, healthzURL); !k.Healthy {
+	if !st.Running() {
+		s.problem(fmt.Errorf("%s is %s (%s, exit code %d); read \"journalctl -u %s\"", units.Kubelet, st.Active, orWord(st.Result, st.Sub), st.ExitCode, units.Kubelet))
+		return
+	}
+	k.Since = st.Started.UTC().Format(time.RFC3339)
+	if s.gatherer().runtime(ctx) == nil {
+		k.Runtime = s.facts.Runtime.Name
+	}
+	if !k.Healthy {
 		s.problem(fmt.Errorf("the kubelet is not healthy: %s", why))
 	}
+	if !k.Enabled {
+		s.problem(fmt.Errorf("%s does not start at boot; run \"systemctl enable %s\"", units.Kubelet, units.Kubelet))
+	}
+	s.restart(st)
 }
+
+// nodeTime bounds the question to the API server: an operator waits for it.
+const nodeTime = 10 * time.Second
 
 func (s *statusLook) node(ctx context.Context, g *gatherer) {
 	n := &s.out.Node
 	if s.facts.Kubeconfig == nil {
-		n.Why = "not asked: there is no valid kubeconfig"
+		n.Why = "not asked: there is no kubeconfig that can be read"
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, nodeTime)
 	defer cancel()
 	var c Cluster
 	var err error
@@ -222,81 +220,31 @@ func (s *statusLook) node(ctx context.Context, g *gatherer) {
 	if err == nil {
 		var st *node.NodeState
 		if st, err = c.Node(ctx, n.Name); err == nil {
-			n.Registered, n.Ready, n.KubeletVersion = true, st.Ready, st.KubeletVersion
+			n.Registered, n.Ready, n.KubeletVersion = st.Registered, st.Ready, st.KubeletVersion
+			n.ContainerRuntime, n.Unschedulable = st.ContainerRuntime, st.Unschedulable
+			if !st.ReadySince.IsZero() {
+				n.Since = st.ReadySince.UTC().Format(time.RFC3339)
+			}
 			if !st.Ready {
 				n.Why = st.Why()
+			}
+			if st.Unschedulable {
+				s.note("the Node is cordoned: no new pods come here; \"kubectl uncordon " + n.Name + "\" ends that")
 			}
 			return
 		}
 	}
-	n.Why = err.Error()
+	err = s.explainSilence(ctx, err)
+	n.Why = redactAll(err.Error())
 	s.problem(err)
 }
 
-func (s *statusLook) ports(ctx context.Context) {
-	f := &s.out.Firewall
-	if s.facts.Settings.Firewall == sysconfig.FirewallLeave {
-		f.State = "left alone (FIREWALL=leave)"
-		return
-	}
-	fw, err := s.firewall(ctx)
+func (s *statusLook) selinux() {
+	rt, boot, _, err := s.sys.selinuxFacts()
 	if err != nil {
 		s.problem(err)
 		return
 	}
-	st, err := fw.State(ctx)
-	if err != nil {
-		s.problem(err)
-		return
-	}
-	f.State = string(st.Presence)
-	if !st.Serves() {
-		return
-	}
-	f.Zone = s.recordedZone(st.DefaultZone)
-	for _, p := range s.facts.Settings.FirewallPorts {
-		ps, err := s.port(ctx, fw, f.Zone, p)
-		if err != nil {
-			s.problem(err)
-			return
-		}
-		f.Ports = append(f.Ports, ps)
-		if s.out.Credential.Server != "" && !ps.Runtime {
-			s.problem(fmt.Errorf("%s is not open in firewalld's zone %s; run \"tectonic-worker join\" again", p, f.Zone))
-		}
-	}
-}
-
-// recordedZone is the zone that join opened ports in: the ledger knows it.
-func (s *statusLook) recordedZone(fallback string) string {
-	if z := s.facts.Settings.FirewallZone; z != "" {
-		return z
-	}
-	for _, e := range s.ledger.Entries() {
-		var before, after portState
-		if e.Kind == KindPort && decode(e, &before, &after) == nil {
-			return after.Zone
-		}
-	}
-	return fallback
-}
-
-func (s *statusLook) port(ctx context.Context, fw Firewall, zone string, p sysconfig.Port) (PortStatus, error) {
-	out := PortStatus{Port: p.String()}
-	for _, layer := range firewall.Layers() {
-		r := port{fw: fw, layer: layer, zone: zone, port: firewall.Port(p)}
-		f, err := r.Check(ctx)
-		if err != nil {
-			return out, err
-		}
-		if layer == firewall.Runtime {
-			out.Runtime = f.OK
-		} else {
-			out.Permanent = f.OK
-		}
-		if _, ours := s.ledger.Find(r.Key()); ours {
-			out.Ours = true
-		}
-	}
-	return out, nil
+	s.out.SELinux = SELinuxStatus{Runtime: string(rt), Boot: string(boot)}
+	_, s.out.SELinux.Ours = s.ledger.Find(Key{KindSELinux, "runtime"})
 }

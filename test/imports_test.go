@@ -28,6 +28,7 @@ var rules = []rule{
 	{pkg: "agent/assets"},
 	{pkg: "agent/container", not: impure},
 	{pkg: "agent/drain", not: []string{"os", "os/exec"}},
+	{pkg: "agent/cri", not: []string{"os/exec", dbus, clientGo}},
 	{pkg: "agent/host", not: []string{dbus, clientGo}},
 	{pkg: "agent/kubelet", not: impure},
 	{pkg: "agent/node", not: []string{"os/exec"}},

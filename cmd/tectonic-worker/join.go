@@ -69,6 +69,8 @@ nothing. Without --assets and --kubeconfig it uses the files on the host.`,
 	f.BoolVar(&o.DryRun, "dry-run", false, "show what would be changed, and change nothing")
 	f.DurationVar(&o.Timeout, "timeout", 10*time.Minute, "how long the whole may take")
 	f.BoolVar(&o.NoWait, "no-wait", false, "do not wait for the image, the kubelet and the Node")
+	f.StringArrayVar(&o.Skip, "skip", nil, "a check `NAME` to do without (repeatable); \"tectonic-worker doctor --list\" shows all")
+	_ = c.RegisterFlagCompletionFunc("skip", completeChecks)
 	f.BoolVar(&o.NoRollback, "no-rollback", false, "leave things as they are after a failure")
 	outputFlag(c, &output)
 	_ = c.RegisterFlagCompletionFunc("runtime", cobra.FixedCompletions([]string{"auto", "rkt", "podman"}, cobra.ShellCompDirectiveNoFileComp))
@@ -80,6 +82,9 @@ nothing. Without --assets and --kubeconfig it uses the files on the host.`,
 		}
 		if o.Timeout <= 0 {
 			return usage(fmt.Errorf("--timeout %s: it must be more than nothing", o.Timeout))
+		}
+		if err := agent.UnknownChecks(o.Skip...); err != nil {
+			return usage(err)
 		}
 		o.Environ = os.Environ()
 		o.Settings = settingsOf(f, single, lists)

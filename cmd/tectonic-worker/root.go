@@ -66,6 +66,7 @@ func newRoot(io stdio) *cobra.Command {
   tectonic-worker join --assets DIR    what the Tectonic Installer left
   tectonic-worker join --kubeconfig F  any kubeconfig that may register nodes
   tectonic-worker status               how the worker is
+  tectonic-worker doctor               what is wrong with this host
   tectonic-worker leave                take this host out of the cluster again
   tectonic-worker renew                a new client certificate
 
@@ -78,7 +79,7 @@ configuration.`,
 		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
-	root.AddCommand(newJoin(io), newRenew(io), newLeave(io), newStatus(io), newKubelet(io), newWaitForDNS(io), newVersion(io))
+	root.AddCommand(newJoin(io), newRenew(io), newLeave(io), newStatus(io), newDoctor(io), newSupport(io), newKubelet(io), newWaitForDNS(io), newVersion(io))
 	return root
 }
 

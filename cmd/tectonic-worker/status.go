@@ -1,140 +1,136 @@
 package main
 
 import (
-	"encoding/json"
+	"bytes"
+	"context"
 	"fmt"
-	"io"
 	"os"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+	"sigs.k8s.io/yaml"
 
 	"github.com/tectonic-worker/tectonic-worker/agent"
 )
 
+// watchInterval is how often --watch looks again.
+const watchInterval = 2 * time.Second
+
 func newStatus(std stdio) *cobra.Command {
 	var output string
+	var watch bool
 	c := &cobra.Command{
 		Use:   "status",
 		Short: "Show how the worker is",
-		Long: `status shows the node, the kubelet, the credential, the firewall and SELinux on
-one screen. It exits with 0 when the worker is healthy, 1 when it is degraded
-and 3 when this host has not joined a cluster.`,
+		Long: `status shows on one screen the node, the kubelet, the certificate, the firewall,
+SELinux, what is not as it should be on this host, what the agent repaired, and
+whether the kubelet waits for a restart. It changes nothing, and shows what it
+can without root, without D-Bus and without the agent.
+
+It exits with 0 when the worker is healthy, 1 when it is degraded and 3 when
+this host has not joined a cluster. docs/status.md describes its JSON.`,
+		Example: `  tectonic-worker status
+  tectonic-worker status --watch
+  tectonic-worker status -o json`,
 		Args: noArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if err := checkOutput(output); err != nil {
+			if output != "text" && output != "json" && output != "yaml" {
+				return usage(fmt.Errorf("unknown output %q: it is text, json or yaml", output))
+			}
+			look := func(ctx context.Context) *agent.WorkerStatus { return agent.Status(ctx, newSystem(std), os.Environ()) }
+			if watch {
+				return watchStatus(c.Context(), std.out, output, look)
+			}
+			s := look(c.Context())
+			page, err := statusPage(s, output, paintFor(std.out))
+			if err != nil {
 				return err
 			}
-			s := agent.Status(c.Context(), newSystem(std), os.Environ())
-			if output == "json" {
-				e := json.NewEncoder(std.out)
-				e.SetIndent("", "  ")
-				if err := e.Encode(s); err != nil {
-					return fmt.Errorf("cannot write the status: %w", err)
-				}
-			} else {
-				statusText(std.out, s)
+			if _, err := std.out.Write(page); err != nil {
+				return fmt.Errorf("cannot write the status: %w", err)
 			}
-			switch s.Health {
-			case agent.Healthy:
-				return nil
-			case agent.NotJoined:
-				return errReported{3}
-			default:
-				return errReported{1}
-			}
+			return healthCode(s)
 		},
 	}
-	outputFlag(c, &output)
+	c.Flags().StringVarP(&output, "output", "o", "text", "how to print: text, json or yaml")
+	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"text", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
+	c.Flags().BoolVarP(&watch, "watch", "w", false, "show it again and again, until interrupted")
 	return c
 }
 
-func statusText(w io.Writer, s *agent.WorkerStatus) {
-	row := func(name, format string, args ...any) {
-		fmt.Fprintf(w, "%-11s %s\n", name, fmt.Sprintf(format, args...))
+// healthCode is the exit code of a status.
+func healthCode(s *agent.WorkerStatus) error {
+	switch s.Health {
+	case agent.Healthy:
+		return nil
+	case agent.NotJoined:
+		return errReported{3}
 	}
-	if s.Health == agent.NotJoined {
-		row("Worker", "not joined; run \"tectonic-worker join\"")
-	} else {
-		row("Worker", "%s", s.Health)
-		ready := "Ready"
-		if !s.Node.Ready {
-			ready = "not Ready"
-			if s.Node.Why != "" {
-				ready = s.Node.Why
+	return errReported{1}
+}
+
+func statusPage(s *agent.WorkerStatus, output string, p paint) ([]byte, error) {
+	var b bytes.Buffer
+	switch output {
+	case "json":
+		err := writeJSON(&b, s)
+		return b.Bytes(), err
+	case "yaml":
+		data, err := yaml.Marshal(s)
+		if err != nil {
+			return nil, fmt.Errorf("cannot write the status: %w", err)
+		}
+		return append([]byte("---\n"), data...), nil
+	}
+	statusText(&b, s, p)
+	return b.Bytes(), nil
+}
+
+// watchStatus shows the status until ctx ends, which is how it is meant to
+// end: on a terminal as one page that is drawn over, else as a new page
+// whenever something changed.
+func watchStatus(ctx context.Context, w *os.File, output string, look func(context.Context) *agent.WorkerStatus) error {
+	tick := time.NewTicker(watchInterval)
+	defer tick.Stop()
+	screen := isTerminal(w) && output == "text"
+	var before []byte
+	for {
+		s := look(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		at := s.Time
+		if !screen {
+			s.Time = time.Time{} // it changes with every look
+		}
+		page, err := statusPage(s, output, paintFor(w))
+		if err != nil {
+			return err
+		}
+		switch {
+		case screen:
+			// Home, the page with each line cleared to its end, and the rest of
+			// the screen cleared: no flicker.
+			draw := append([]byte("\x1b[H"), bytes.ReplaceAll(page, []byte("\n"), []byte("\x1b[K\n"))...)
+			_, err = fmt.Fprintf(w, "%s\x1b[K\n%s\x1b[J", draw, at.Format("2006-01-02 15:04:05 MST"))
+		case !bytes.Equal(page, before):
+			s.Time = at
+			var full []byte
+			if full, err = statusPage(s, output, paintFor(w)); err == nil {
+				if before != nil && output == "text" {
+					full = append([]byte("\n"), full...)
+				}
+				_, err = w.Write(full)
 			}
+			before = page
 		}
-		row("Node", "%s: %s", s.Node.Name, ready)
-		k := s.Kubelet
-		at := "not enabled at boot"
-		if k.Enabled {
-			at = "enabled at boot"
+		if err != nil {
+			return fmt.Errorf("cannot write the status: %w", err)
 		}
-		row("Kubelet", "%s", joinWords(", ", s.Node.KubeletVersion, joinWords(" under ", orNone(k.Active), k.Runtime), at))
-		row("", "%s", orNone(k.Image))
-		row("Credential", "%s", credentialText(s.Credential))
-	}
-	row("Firewall", "%s", firewallText(s.Firewall))
-	for _, p := range s.Firewall.Ports {
-		row("", "%-12s now %s, after a reload %s%s", p.Port, openShut(p.Runtime), openShut(p.Permanent), ours(p.Ours))
-	}
-	row("SELinux", "%s now, %s at boot", orNone(s.SELinux.Runtime), orNone(s.SELinux.Boot))
-	for i, p := range s.Problems {
-		if i == 0 {
-			fmt.Fprintln(w)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
 		}
-		fmt.Fprintf(w, "! %s\n", p)
 	}
-}
-
-func credentialText(c agent.CredentialStatus) string {
-	if c.Kind == "" {
-		return "none that is valid"
-	}
-	text := c.Kind
-	if c.Shared {
-		text += ", SHARED with other workers"
-	}
-	if c.Subject != "" {
-		text += " (" + c.Subject + ")"
-	}
-	if c.NotAfter != nil {
-		text += fmt.Sprintf(", until %s (%d days)", c.NotAfter.UTC().Format("2006-01-02 15:04 MST"), int(time.Until(*c.NotAfter).Hours()/24))
-	}
-	return text
-}
-
-func firewallText(f agent.FirewallStatus) string {
-	if f.Zone == "" {
-		return orNone(f.State)
-	}
-	return fmt.Sprintf("firewalld %s, zone %s", f.State, f.Zone)
-}
-
-// joinWords joins the words that are not empty.
-func joinWords(sep string, words ...string) string {
-	return strings.Join(slices.DeleteFunc(words, func(w string) bool { return w == "" }), sep)
-}
-
-func orNone(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
-}
-
-func openShut(open bool) string {
-	if open {
-		return "open"
-	}
-	return "SHUT"
-}
-
-func ours(o bool) string {
-	if o {
-		return ", by us"
-	}
-	return ""
 }
