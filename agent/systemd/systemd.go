@@ -32,6 +32,8 @@ var ErrNoBus = errors.New("cannot reach systemd over D-Bus")
 // Connect reaches systemd, by the system bus or its private socket. ctx bounds
 // the connecting; the connection lasts until Close.
 func Connect(ctx context.Context) (*Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
 	// go-systemd ends a connection with its context, and what a failed run did
 	// is put back after its deadline.
 	life, end := context.WithCancel(context.WithoutCancel(ctx))

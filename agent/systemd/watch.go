@@ -10,8 +10,9 @@ import (
 	godbus "github.com/godbus/dbus/v5"
 )
 
-// connectTimeout bounds the way to a subscription.
-const connectTimeout = 20 * time.Second
+// connectTimeout bounds the way to a connection and to a subscription: a bus that hangs would keep us for ever. It is a variable
+// for the test.
+var connectTimeout = 20 * time.Second
 
 // Watch delivers a value whenever systemd says that a property of one of the units changed, on a connection of its own. The
 // channel is closed when ctx ends or the connection breaks; whoever goes on calls Watch again and then reads the state anew.
