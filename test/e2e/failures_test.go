@@ -92,9 +92,9 @@ func TestJoinRefuses(t *testing.T) {
 				t.Error("the message shows a secret")
 			}
 			t.Logf("%s", r)
-			h.unchanged(before)
 		})
 	}
+	h.unchanged(before)
 }
 
 // What is wrong with the host shows before anything is changed.
