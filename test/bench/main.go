@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -66,6 +67,7 @@ func run(ctx context.Context, rpm string, rounds int) (err error) {
 	}
 	defer func() { err = errors.Join(err, w.Close()) }()
 	b := bench{w, rpm, rounds}
+	before := load()
 	var figures []figure
 	for _, measure := range []func(context.Context) ([]figure, error){b.firewall, b.join, b.sizes} {
 		got, err := measure(ctx)
@@ -76,6 +78,11 @@ func run(ctx context.Context, rpm string, rounds int) (err error) {
 	}
 	progress("")
 	show(figures, rounds)
+	after, cpus := load(), runtime.NumCPU()
+	fmt.Printf("\nLoad average %.1f before and %.1f after, on %d processors.\n", before, after, cpus)
+	if max(before, after) > float64(cpus) {
+		fmt.Println("BUSY: other work ran beside this one; that slows the two sides unequally. Measure again on a quiet machine.")
+	}
 	return nil
 }
 
@@ -118,6 +125,18 @@ done`
 		return nil, errors.Join(err, h.Close())
 	}
 	return h, nil
+}
+
+// load is the number of processes that ran or waited to, over the last minute (proc(5)); 0 where that is not known.
+func load() (average float64) {
+	data, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return 0
+	}
+	if _, err := fmt.Sscan(string(data), &average); err != nil {
+		return 0
+	}
+	return average
 }
 
 // progress shows on one line of a terminal, and nowhere else, what is being measured.
