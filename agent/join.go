@@ -301,7 +301,7 @@ func ExitCode(err error) int {
 		return 75
 	case errors.As(err, &problems), errors.As(err, &config), errors.Is(err, firewall.ErrInvalidZone):
 		return 78
-	case errors.Is(err, firewall.ErrNoBus), errors.Is(err, systemd.ErrNoBus):
+	case errors.Is(err, firewall.ErrNoBus), errors.Is(err, systemd.ErrNoBus), errors.Is(err, ErrNoAgent):
 		return 69
 	case errors.As(err, &api):
 		if api.Layer == node.LayerAuthentication || api.Layer == node.LayerAuthorization {

@@ -46,6 +46,9 @@ func (h *handles) plan(ctx context.Context, f *Facts, undo *undoList) ([]step, e
 				&started{us, units.Kubelet, &undo.restart},
 				&enabled{us, units.KubeletPath},
 				&started{us, units.KubeletPath, nil},
+				// Last: from here on the agent repairs what drifts.
+				&enabled{us, units.Agent},
+				&started{us, units.Agent, nil},
 			},
 		},
 	}, nil

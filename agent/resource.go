@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -65,8 +66,13 @@ func ensure(ctx context.Context, l *Ledger, u *undoList, r Resource) (Outcome, e
 	if err != nil {
 		return out, fmt.Errorf("cannot record %s: %w", r.Key(), err)
 	}
-	if err := l.Intend(r.Key(), before, after); err != nil {
-		return out, err
+	// What the ledger says already needs no saying again: a repair makes of it
+	// what we once made of it, and must not wait for a disk.
+	said := known && entry.Done && bytes.Equal(entry.After, after)
+	if !said {
+		if err := l.Intend(r.Key(), before, after); err != nil {
+			return out, err
+		}
 	}
 	u.entries = append(u.entries, undoEntry{Entry{Key: r.Key(), Before: before, After: after}, known})
 	applied, err := r.Apply(ctx)
@@ -80,6 +86,8 @@ func ensure(ctx context.Context, l *Ledger, u *undoList, r Resource) (Outcome, e
 		if !known {
 			return out, l.Void(r.Key())
 		}
+	case applied.After == nil && said:
+		return out, nil
 	case applied.After != nil:
 		if after, err = json.Marshal(applied.After); err != nil {
 			return out, fmt.Errorf("cannot record %s: %w", r.Key(), err)

@@ -294,6 +294,51 @@ type clusterDouble struct {
 	delete   func(node.Pod) error
 	deleted  []string // the UIDs of Nodes
 	delErr   error
+
+	// Of the agent: what it was told, and what it hears.
+	mu         sync.Mutex
+	events     []node.Event
+	conditions []node.Condition
+	sayErr     error
+	states     chan node.NodeState
+	breaks     chan error
+}
+
+func (d *clusterDouble) FollowNode(ctx context.Context, name string, see func(node.NodeState), lost func(error)) error {
+	for {
+		select {
+		case s := <-d.states:
+			see(s)
+		case err := <-d.breaks:
+			lost(err)
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (d *clusterDouble) PostEvent(_ context.Context, e node.Event) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if e.Node == "" || e.Name == "" || e.Count < 1 || e.First.IsZero() {
+		return fmt.Errorf("an Event without a Node, a name, a count or a time: %+v", e)
+	}
+	if d.sayErr == nil {
+		d.events = append(d.events, e)
+	}
+	return d.sayErr
+}
+
+func (d *clusterDouble) SetCondition(_ context.Context, name string, c node.Condition) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if name == "" || c.Since.IsZero() {
+		return fmt.Errorf("a condition without a Node or a time: %+v", c)
+	}
+	if d.sayErr == nil {
+		d.conditions = append(d.conditions, c)
+	}
+	return d.sayErr
 }
 
 func (d *clusterDouble) Reach(context.Context) (node.Server, error) { return d.server, d.reachErr }
@@ -347,7 +392,7 @@ type doubles struct {
 
 func newDoubles(t testing.TB) *doubles {
 	return &doubles{
-		root: testRoot(t), units: newUnits("kubelet.service", "kubelet.path"), fw: newFirewall(),
+		root: testRoot(t), units: newUnits("kubelet.service", "kubelet.path", "tectonic-worker.service"), fw: newFirewall(),
 		cluster: &clusterDouble{}, se: &selinuxDouble{mode: selinux.Disabled}, now: time.Now(),
 	}
 }

@@ -28,6 +28,12 @@ type System struct {
 	Fetch func(ctx context.Context, url string, proxy node.Proxy) ([]byte, error)
 	Now   func() time.Time
 	Log   *slog.Logger
+
+	// What the agent waits for. WatchFirewall never ends before ctx does; a
+	// channel of the others is closed when its connection broke.
+	WatchFirewall func(ctx context.Context) <-chan firewall.Event
+	WatchFiles    func(ctx context.Context, paths []string) (<-chan string, error)
+	WatchUnits    func(ctx context.Context, names ...string) (<-chan struct{}, error)
 }
 
 // Firewall is what the agent needs of firewalld.
@@ -71,4 +77,8 @@ type Cluster interface {
 	PodsOfNode(ctx context.Context, node string) ([]node.Pod, error)
 	DeletePod(ctx context.Context, p node.Pod) error
 	DeleteNodeUID(ctx context.Context, name, uid string) error
+	// FollowNode watches until ctx ends, and lost is told of each interruption.
+	FollowNode(ctx context.Context, name string, see func(node.NodeState), lost func(error)) error
+	PostEvent(ctx context.Context, e node.Event) error
+	SetCondition(ctx context.Context, name string, c node.Condition) error
 }

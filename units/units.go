@@ -14,6 +14,10 @@ const (
 	// Kubeconfig checks a new kubeconfig and starts Kubelet; KubeletPath starts it.
 	Kubeconfig = "kubelet-kubeconfig.service"
 	WaitForDNS = "wait-for-dns.service"
+	// Agent keeps the host a worker.
+	Agent = "tectonic-worker.service"
+	// SELinux sets the running SELinux mode to its instance's name for Agent, whose sandbox cannot.
+	SELinux = "tectonic-worker-selinux@.service"
 )
 
 // Dir is where the units are installed.
@@ -25,4 +29,7 @@ const Dir = "/usr/lib/systemd/system"
 var Files embed.FS
 
 // Names lists the units in a stable order.
-func Names() []string { return []string{Kubelet, KubeletPath, Kubeconfig, WaitForDNS} }
+func Names() []string { return []string{Kubelet, KubeletPath, Kubeconfig, WaitForDNS, Agent, SELinux} }
+
+// SELinuxFor is the unit that sets the running SELinux mode: permissive or enforcing.
+func SELinuxFor(mode string) string { return "tectonic-worker-selinux@" + mode + ".service" }

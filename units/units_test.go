@@ -81,6 +81,9 @@ var since = map[string]int{
 	"Service.ExecStart": 219, "Service.ExecStopPost": 219, "Service.Restart": 219, "Service.RestartSec": 219,
 	"Service.RestartPreventExitStatus": 219, "Service.TimeoutStartSec": 219, "Service.KillMode": 219,
 	"Service.Delegate": 219, "Service.CPUAccounting": 219, "Service.MemoryAccounting": 219,
+	"Service.WatchdogSec": 219, "Service.TimeoutStopSec": 219, "Service.OOMScoreAdjust": 219, "Service.DevicePolicy": 219,
+	"Service.ReadWriteDirectories": 219, "Service.PrivateNetwork": 219, "Service.SystemCallFilter": 219, "Service.SystemCallErrorNumber": 219,
+	"Service.MemoryMax": 231, "Service.KeyringMode": 235, "Service.PrivateMounts": 239,
 	"Service.LimitNOFILE": 219, "Service.LimitCORE": 219, "Service.UMask": 219,
 	"Service.NoNewPrivileges": 219, "Service.CapabilityBoundingSet": 219, "Service.PrivateTmp": 219,
 	"Service.PrivateDevices": 219, "Service.ProtectHome": 219, "Service.ProtectSystem": 219,
@@ -95,6 +98,7 @@ var since = map[string]int{
 // missable are the newer directives without which a unit still does its work: they take something away
 // from the process, or lift a limit that 219 does not have.
 var missable = []string{
+	"Service.MemoryMax", "Service.KeyringMode", "Service.PrivateMounts",
 	"Service.TasksMax", "Service.RestrictRealtime", "Service.MemoryDenyWriteExecute",
 	"Service.ProtectKernelTunables", "Service.ProtectKernelModules", "Service.ProtectControlGroups",
 	"Service.RestrictNamespaces", "Service.LockPersonality", "Service.ProtectHostname",
@@ -136,6 +140,8 @@ func TestDirectivesSuit219(t *testing.T) {
 	}
 }
 
+const forbidden = "~@clock @cpu-emulation @debug @module @mount @obsolete @raw-io @reboot @swap @resources @privileged"
+
 func TestWhatTheUnitsPromise(t *testing.T) {
 	for _, c := range []struct {
 		unit, section, name string
@@ -153,6 +159,16 @@ func TestWhatTheUnitsPromise(t *testing.T) {
 		{KubeletPath, "Path", "Unit", []string{Kubeconfig}},
 		{Kubeconfig, "Service", "Type", []string{"oneshot"}},
 		{Kubeconfig, "Service", "ExecStart", []string{"/usr/bin/tectonic-worker kubelet admit"}},
+		{Agent, "Service", "Type", []string{"notify"}},
+		{Agent, "Service", "ExecStart", []string{"/usr/bin/tectonic-worker agent"}},
+		{Agent, "Service", "Restart", []string{"always"}},
+		{Agent, "Service", "RestartPreventExitStatus", []string{"78"}},
+		// Of a list of what is allowed, systemd 219 would leave nothing.
+		{Agent, "Service", "SystemCallFilter", []string{forbidden}},
+		{SELinux, "Service", "SystemCallFilter", []string{forbidden}},
+		// It would make selinuxfs read-only.
+		{SELinux, "Service", "ProtectKernelTunables", nil},
+		{SELinux, "Service", "ExecStart", []string{"/usr/bin/tectonic-worker selinux-mode %i"}},
 		{WaitForDNS, "Service", "Type", []string{"oneshot"}},
 		{WaitForDNS, "Service", "ExecStart", []string{"/usr/bin/tectonic-worker wait-for-dns"}},
 	} {
@@ -168,7 +184,7 @@ func TestWhatTheUnitsPromise(t *testing.T) {
 		}
 	}
 	// Every wait has an end.
-	for _, name := range []string{Kubelet, Kubeconfig, WaitForDNS} {
+	for _, name := range []string{Kubelet, Kubeconfig, WaitForDNS, Agent, SELinux} {
 		if len(values(read(t, name), "Service", "TimeoutStartSec")) != 1 {
 			t.Errorf("%s: no TimeoutStartSec=", name)
 		}
@@ -246,7 +262,7 @@ func TestSystemdAnalyzeVerify(t *testing.T) {
 // TestExposure holds the sandboxes to what they were measured at with systemd 252, in tenths.
 func TestExposure(t *testing.T) {
 	root := verifyRoot(t)
-	for name, most := range map[string]string{Kubeconfig: "55", WaitForDNS: "37"} {
+	for name, most := range map[string]string{Kubeconfig: "55", WaitForDNS: "37", Agent: "25", SELinux: "15"} {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		out, err := exec.CommandContext(ctx, "systemd-analyze", "--root="+root, "security", "--offline=yes", "--no-pager",
 			"--threshold="+most, filepath.Join(root, Dir, name)).CombinedOutput()

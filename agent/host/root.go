@@ -117,10 +117,8 @@ func (r Root) WriteFile(p string, data []byte, f File) (err error) {
 	if err = out.Chmod(f.Mode.Perm()); err != nil {
 		return err
 	}
-	if os.Geteuid() == 0 {
-		if err = out.Chown(f.UID, f.GID); err != nil {
-			return err
-		}
+	if err = own(out, f); err != nil {
+		return err
 	}
 	if _, err = out.Write(data); err != nil {
 		return err
@@ -159,6 +157,22 @@ func createTemp(prefix string) (*os.File, error) {
 		}
 		f.Close()
 	}
+}
+
+// own gives a file its owner. Where it has that already nothing is asked of the
+// kernel: the agent's sandbox forbids chown altogether.
+func own(out *os.File, f File) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	fi, err := out.Stat()
+	if err != nil {
+		return err
+	}
+	if st, ok := fi.Sys().(*syscall.Stat_t); ok && int(st.Uid) == f.UID && int(st.Gid) == f.GID {
+		return nil
+	}
+	return out.Chown(f.UID, f.GID)
 }
 
 // Remove deletes the file p; one that is already gone is fine.

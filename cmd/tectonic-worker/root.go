@@ -68,6 +68,7 @@ func newRoot(io stdio) *cobra.Command {
   tectonic-worker status               how the worker is
   tectonic-worker doctor               what is wrong with this host
   tectonic-worker leave                take this host out of the cluster again
+  tectonic-worker metrics              what the agent counts, for Prometheus
   tectonic-worker renew                a new client certificate
 
 Settings are in /etc/sysconfig/tectonic-worker and /etc/kubernetes/kubelet.env.
@@ -79,7 +80,7 @@ configuration.`,
 		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usage(err) })
-	root.AddCommand(newJoin(io), newRenew(io), newLeave(io), newStatus(io), newDoctor(io), newSupport(io), newKubelet(io), newWaitForDNS(io), newVersion(io))
+	root.AddCommand(newJoin(io), newRenew(io), newLeave(io), newStatus(io), newDoctor(io), newSupport(io), newAgent(io), newMetrics(io), newSELinux(io), newKubelet(io), newWaitForDNS(io), newVersion(io))
 	return root
 }
 

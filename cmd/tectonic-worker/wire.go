@@ -26,6 +26,7 @@ func newSystem(std stdio) *agent.System {
 	options := func(p node.Proxy) node.Options {
 		return node.Options{Proxy: p, UserAgent: "tectonic-worker/" + version}
 	}
+	log := newLog(std.err)
 	return &agent.System{
 		Root:     "/",
 		Firewall: func(ctx context.Context) (agent.Firewall, error) { return firewall.Connect(ctx) },
@@ -37,9 +38,18 @@ func newSystem(std stdio) *agent.System {
 		OwnCluster: func(p node.Proxy) (agent.Cluster, error) { return ownCluster(options(p)) },
 		Fetch:      fetch,
 		Now:        time.Now,
-		// journald knows the time; on a terminal nobody misses it.
-		Log: slog.New(slog.NewTextHandler(std.err, &slog.HandlerOptions{ReplaceAttr: withoutTime})),
+		WatchFiles: host.Root("/").Watch,
+		WatchUnits: systemd.Watch,
+		WatchFirewall: func(ctx context.Context) <-chan firewall.Event {
+			return firewall.Watch(ctx, func(format string, args ...any) { log.Warn(fmt.Sprintf(format, args...)) })
+		},
+		Log: log,
 	}
+}
+
+// newLog logs without the time: journald knows it; on a terminal nobody misses it.
+func newLog(w io.Writer) *slog.Logger {
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{ReplaceAttr: withoutTime}))
 }
 
 func withoutTime(groups []string, a slog.Attr) slog.Attr {
