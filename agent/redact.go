@@ -20,8 +20,8 @@ var secrets = []struct {
 	{regexp.MustCompile(`\beyJ[A-Za-z0-9_-]{8,}(\.[A-Za-z0-9_-]*){1,4}`), hidden},
 	// A bootstrap token: cluster-bootstrap/token/api.BootstrapTokenPattern.
 	{regexp.MustCompile(`\b([a-z0-9]{6})\.[a-z0-9]{16}\b`), "${1}." + hidden},
-	// user:password@ in a URL. A proxy's password may hold an @ itself.
-	{regexp.MustCompile(`\b([a-zA-Z][a-zA-Z0-9+.-]*://)[^\s/"'<>?#]*@`), "${1}" + hidden + "@"},
+	// user:password@ in a URL. A proxy's password may hold an @ itself, or a /.
+	{regexp.MustCompile(`\b([a-zA-Z][a-zA-Z0-9+.-]*://)(?:[^\s/"'<>:@]*:[^\s"'<>]*|[^\s/"'<>?#]*)@`), "${1}" + hidden + "@"},
 	// HTTP's own headers, also as they are quoted in logs and commands.
 	{regexp.MustCompile(`(?i)\b((?:proxy-)?authorization|x-auth-token|cookie|set-cookie)(["']?\s*[:=]\s*["'\[]*)(?:(?:basic|bearer|digest|negotiate|token)\s+)?[^\s"'\],;{}\[]+`), "${1}${2}" + hidden},
 	{regexp.MustCompile(`(?i)\b(bearer|basic)(\s+)[A-Za-z0-9._~+/=-]{8,}`), "${1}${2}" + hidden},
