@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -89,7 +90,7 @@ nothing. Without --assets and --kubeconfig it uses the files on the host.`,
 		o.Environ = os.Environ()
 		o.Settings = settingsOf(f, single, lists)
 		var err error
-		if o.Kubeconfig, o.KubeconfigFrom, err = readKubeconfig(std, kubeconfig); err != nil {
+		if o.Kubeconfig, o.KubeconfigFrom, err = readKubeconfig(c.Context(), std, kubeconfig); err != nil {
 			return err
 		}
 		var report agent.Reporter = quiet{}
@@ -125,13 +126,12 @@ func settingsOf(f *pflag.FlagSet, single map[string]*string, lists map[string]*[
 }
 
 // readKubeconfig reads what --kubeconfig names; nothing where it was not given.
-func readKubeconfig(std stdio, name string) (data []byte, from string, err error) {
+func readKubeconfig(ctx context.Context, std stdio, name string) (data []byte, from string, err error) {
 	switch name {
 	case "":
 		return nil, "", nil
 	case "-":
-		data, err = io.ReadAll(io.LimitReader(std.in, 1<<20))
-		if err != nil {
+		if data, err = readAll(ctx, std.in); err != nil {
 			return nil, "", fmt.Errorf("cannot read the kubeconfig from standard input: %w", err)
 		}
 		return data, "standard input", nil
@@ -149,6 +149,25 @@ func readKubeconfig(std stdio, name string) (data []byte, from string, err error
 		return nil, "", &agent.ConfigError{Err: fmt.Errorf("cannot read the kubeconfig: %w", err)}
 	}
 	return data, name, nil
+}
+
+// readAll reads at most 1 MiB, and ends with ctx: a terminal may wait for ever.
+func readAll(ctx context.Context, r io.Reader) ([]byte, error) {
+	type result struct {
+		data []byte
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		data, err := io.ReadAll(io.LimitReader(r, 1<<20))
+		done <- result{data, err}
+	}()
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case res := <-done:
+		return res.data, res.err
+	}
 }
 
 // failure is an error in a JSON document.

@@ -49,7 +49,7 @@ workers has none of its own to renew: it needs a new kubeconfig.`,
 		}
 		o.Environ = os.Environ()
 		var err error
-		if o.Kubeconfig, o.KubeconfigFrom, err = readKubeconfig(std, kubeconfig); err != nil {
+		if o.Kubeconfig, o.KubeconfigFrom, err = readKubeconfig(c.Context(), std, kubeconfig); err != nil {
 			return err
 		}
 		var report agent.Reporter = quiet{}
