@@ -140,6 +140,11 @@ func Lost(before, after Foreign) []Loss {
 // iptables and in nftables, as far as they are installed and in use. What
 // could be counted is returned beside an error about the rest. It needs
 // CAP_NET_ADMIN.
+//
+// Count again after firewall.Reloaded and firewall.Back, since a start flushes
+// as a reload does, and by a timer: since 2.0 the first direct rule that
+// somebody adds makes firewalld flush iptables' tables, and no signal of ours
+// tells. docs/firewall.md has what was measured.
 func (s *System) Foreign(ctx context.Context) (Foreign, error) {
 	f := Foreign{}
 	var failed []error
