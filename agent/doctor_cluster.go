@@ -52,6 +52,10 @@ func (x *examiner) checkCertificate(context.Context) (Severity, string, string) 
 		return SeverityOK, "the credential in " + source + " does not say when it ends", ""
 	}
 	if sev, note := CertificateNotice(end, x.f.Now); note != "" {
+		// join refuses an expired one itself; one that is valid still makes a worker.
+		if sev == SeverityFail && end.After(x.f.Now) {
+			sev = SeverityWarn
+		}
 		return sev, fmt.Sprintf("%s (%s, %s)", note, orWord(subject), source), ""
 	}
 	return SeverityOK, fmt.Sprintf("%s is valid until %s (%s)", orWord(subject), end.UTC().Format("2006-01-02"), source), ""

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/tectonic-worker/tectonic-worker/agent/host"
+	"github.com/tectonic-worker/tectonic-worker/agent/kubelet"
 	"github.com/tectonic-worker/tectonic-worker/agent/node"
 	"github.com/tectonic-worker/tectonic-worker/agent/selinux"
 	"github.com/tectonic-worker/tectonic-worker/agent/systemd"
@@ -104,7 +105,7 @@ func (j *joiner) run(ctx context.Context) error {
 			return err
 		}
 		defer lock.Unlock()
-		for _, dir := range []string{"/etc/sysconfig", "/etc/kubernetes", "/etc/selinux"} {
+		for _, dir := range []string{"/etc/sysconfig", "/etc/kubernetes", "/etc/selinux", StateDir, RunDir, kubelet.RootDir} {
 			j.sys.Root.Sweep(dir)
 		}
 	}

@@ -32,7 +32,7 @@ func NewAuthority(name string) (*Authority, error) {
 	template := &x509.Certificate{
 		SerialNumber: serial(), Subject: pkix.Name{CommonName: name},
 		// Older than any certificate that a test wants to have expired.
-		NotBefore: time.Now().Add(-7 * 24 * time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		NotBefore: time.Now().Add(-7 * 24 * time.Hour), NotAfter: time.Now().Add(365 * 24 * time.Hour),
 		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature,
 	}
 	pair, cert, err := sign(template, template, key, key)
@@ -45,7 +45,7 @@ type Subject struct {
 	Organizations []string
 	Hosts         []string  // names and addresses of a server; none for a client
 	NotBefore     time.Time // an hour ago when zero
-	NotAfter      time.Time // in a day when zero
+	NotAfter      time.Time // in a year when zero
 }
 
 // Issue signs a certificate for a new key.
@@ -58,7 +58,7 @@ func (a *Authority) Issue(s Subject) (Pair, error) {
 		s.NotBefore = time.Now().Add(-time.Hour)
 	}
 	if s.NotAfter.IsZero() {
-		s.NotAfter = time.Now().Add(24 * time.Hour)
+		s.NotAfter = time.Now().Add(365 * 24 * time.Hour)
 	}
 	template := &x509.Certificate{
 		SerialNumber: serial(), Subject: pkix.Name{CommonName: s.Name, Organization: s.Organizations},
