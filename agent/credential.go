@@ -309,6 +309,17 @@ func (s *System) keepAccepted(data []byte) error {
 	return s.Root.Remove(refusedPath)
 }
 
+// forgetCredentials removes what is kept of kubeconfigs and keys, for a host
+// that is no worker any more.
+func (s *System) forgetCredentials() error {
+	for _, p := range []string{acceptedPath, refusedPath, renewKeyPath, launchedPath, fallbackPath} {
+		if err := s.Root.Remove(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // read is a file's content, or nothing.
 func (s *System) read(path string) []byte {
 	data, err := s.Root.ReadFile(path)

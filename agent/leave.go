@@ -131,7 +131,10 @@ func (l *leaver) discard() error {
 	if l.o.DryRun {
 		return nil
 	}
-	return l.ledger.Discard()
+	if err := l.ledger.Discard(); err != nil {
+		return err
+	}
+	return l.sys.forgetCredentials()
 }
 
 func (l *leaver) step(ctx context.Context, name, title string, do func(context.Context, *StepResult) error) error {
