@@ -30,6 +30,10 @@ var (
 //go:embed man/tectonic-worker.8
 var commandPage []byte
 
+// runtimeDir is made at each boot. It is not the unit's RuntimeDirectory=, which systemd removes when the agent stops, and
+// with it the lock and rkt's note of the kubelet's pod.
+const runtimeDir = "# See tmpfiles.d(5).\nd /run/tectonic-worker 0700 root root -\n"
+
 // files lists what is in the package, sorted by path.
 func files(o Options, modified time.Time) ([]File, error) {
 	out := []File{
@@ -43,6 +47,7 @@ func files(o Options, modified time.Time) ([]File, error) {
 		{Path: "/etc/tectonic-worker/kubelet.d", Mode: 0o755, Kind: Dir},
 		{Path: "/var/lib/tectonic-worker", Mode: 0o700, Kind: Dir},
 		{Path: libexecDir, Mode: 0o755, Kind: Dir},
+		{Path: "/usr/lib/tmpfiles.d/tectonic-worker.conf", Mode: 0o644, Body: []byte(runtimeDir)},
 		{Path: docDir, Mode: 0o755, Kind: Dir},
 		{Path: licenseDir, Mode: 0o755, Kind: Dir},
 	}

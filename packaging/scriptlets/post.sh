@@ -2,5 +2,6 @@
 # that is "tectonic-worker join", or the administrator.
 if [ -d /run/systemd/system ] && command -v systemctl >/dev/null 2>&1; then
     systemctl daemon-reload >/dev/null 2>&1 || :
+    systemd-tmpfiles --create /usr/lib/tmpfiles.d/tectonic-worker.conf >/dev/null 2>&1 || :
 fi
 exit 0
