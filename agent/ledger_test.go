@@ -199,7 +199,7 @@ func TestLedgerRefusesLink(t *testing.T) {
 	}
 }
 
-const records = 25
+const records = 8
 
 // writeRecords appends records of several pages each, whose names begin with
 // who, and lets the ledger be discarded in between.

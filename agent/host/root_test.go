@@ -91,7 +91,7 @@ func TestWriteFileIsNeverTorn(t *testing.T) {
 			}
 		})
 	}
-	for i := range 60 {
+	for i := range 20 {
 		if err := r.WriteFile("/f", contents[i%2], owner(0o644)); err != nil {
 			t.Error(err)
 		}
@@ -319,7 +319,7 @@ func TestSweepSparesWritesUnderWay(t *testing.T) {
 			}
 		}
 	})
-	for range 200 {
+	for range 40 {
 		if err := r.WriteFile("/f", content, owner(0o600)); err != nil {
 			t.Error(err)
 			break
