@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -98,7 +99,7 @@ func (l *leaver) run(ctx context.Context) error {
 	}
 	if len(l.ledger.Entries()) == 0 && len(running) == 0 && len(l.kubeletsFiles()) == 0 {
 		l.res.Left = true
-		return l.discard()
+		return l.discard(ctx)
 	}
 	l.res.Changed = true
 	for _, s := range []struct {
@@ -123,18 +124,30 @@ func (l *leaver) run(ctx context.Context) error {
 		return nil
 	}
 	l.res.Left = true
-	return l.discard()
+	return l.discard(ctx)
 }
 
-// discard deletes the ledger, which has no entries left, and what hung on it.
-func (l *leaver) discard() error {
+// discard deletes all that we keep about this host, the ledger last: it has no
+// entries left.
+func (l *leaver) discard(ctx context.Context) error {
 	if l.o.DryRun {
 		return nil
 	}
-	if err := l.ledger.Discard(); err != nil {
+	if err := l.sys.forgetCredentials(); err != nil {
 		return err
 	}
-	return l.sys.forgetCredentials()
+	entries, err := os.ReadDir(l.sys.Root.Path(StateDir))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cannot empty %s: %w", StateDir, err)
+	}
+	for _, e := range entries {
+		if path := StateDir + "/" + e.Name(); path != LedgerPath {
+			if err := l.sys.Root.RemoveTree(ctx, path); err != nil {
+				return err
+			}
+		}
+	}
+	return l.ledger.Discard()
 }
 
 func (l *leaver) step(ctx context.Context, name, title string, do func(context.Context, *StepResult) error) error {
