@@ -92,8 +92,7 @@ func (s *supporter) collectors() []collector {
 		{name: "ledger.txt", write: s.ledger},
 		{name: "kubelet/arguments.txt", write: s.arguments},
 		{name: "agent.json", write: func(ctx context.Context, w io.Writer) error {
-			look := &statusLook{handles: handles{sys: s.sys}}
-			body, err := look.askAgent(ctx)
+			body, err := ask(ctx, s.sys, "/status")
 			_, werr := w.Write(body)
 			return errors.Join(err, werr)
 		}},
