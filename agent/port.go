@@ -49,7 +49,7 @@ func (p *port) Check(ctx context.Context) (Finding, error) {
 }
 
 func (p *port) Apply(ctx context.Context) (Applied, error) {
-	c, err := p.fw.Open(ctx, p.layer, p.zone, p.port)
+	c, err := p.fw.Add(ctx, p.layer, p.zone, p.port)
 	if err != nil {
 		return Applied{}, err
 	}

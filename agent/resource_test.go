@@ -102,7 +102,7 @@ func TestEnsureSomebodyWasFirst(t *testing.T) {
 // Of a range that was open in part, the rest is ours.
 type partly struct{ *firewallDouble }
 
-func (d partly) Open(context.Context, firewall.Layer, string, firewall.Port) (firewall.Change, error) {
+func (d partly) Add(context.Context, firewall.Layer, string, firewall.Port) (firewall.Change, error) {
 	return firewall.Change{Zone: "public", Ports: []firewall.Port{{Port: "30001-32767", Protocol: "tcp"}}}, nil
 }
 

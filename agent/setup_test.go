@@ -254,7 +254,7 @@ func (d *firewallDouble) ZoneOfInterface(_ context.Context, i string) (string, e
 func (d *firewallDouble) Query(_ context.Context, l firewall.Layer, zone string, p firewall.Port) (bool, error) {
 	return d.open[portKey(l, zone, p)], d.errs["query "+portKey(l, zone, p)]
 }
-func (d *firewallDouble) Open(_ context.Context, l firewall.Layer, zone string, p firewall.Port) (firewall.Change, error) {
+func (d *firewallDouble) Add(_ context.Context, l firewall.Layer, zone string, p firewall.Port) (firewall.Change, error) {
 	k := portKey(l, zone, p)
 	if err := d.call("open", k); err != nil {
 		return firewall.Change{}, err

@@ -41,7 +41,7 @@ type Firewall interface {
 	State(ctx context.Context) (firewall.State, error)
 	ZoneOfInterface(ctx context.Context, iface string) (string, error)
 	Query(ctx context.Context, layer firewall.Layer, zone string, p firewall.Port) (bool, error)
-	Open(ctx context.Context, layer firewall.Layer, zone string, p firewall.Port) (firewall.Change, error)
+	Add(ctx context.Context, layer firewall.Layer, zone string, p firewall.Port) (firewall.Change, error)
 	Shut(ctx context.Context, layer firewall.Layer, zone string, p firewall.Port) (firewall.Change, error)
 	Close() error
 }

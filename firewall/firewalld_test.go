@@ -142,6 +142,30 @@ func TestTwice(t *testing.T) {
 	}
 }
 
+// Add changes what Open would, and leaves what somebody else opened to them.
+func TestAdd(t *testing.T) {
+	t.Parallel()
+	f := firewalldtest.Start(t, nil)
+	ctx, c := connect(t, f.Bus)
+	f.Cmd("--add-port=4789/udp")
+	for _, tt := range []struct {
+		port Port
+		want []Port
+	}{
+		{kubelet, []Port{kubelet}},
+		{vxlan, nil},
+		{Port{"30000-30002", "tcp"}, []Port{{"30000-30002", "tcp"}}},
+	} {
+		got, err := c.Add(ctx, Runtime, "public", tt.port)
+		if diff := cmp.Diff(Change{Zone: "public", Ports: tt.want}, got); err != nil || diff != "" {
+			t.Errorf("Add %s: %v (-want +got):\n%s", tt.port, err, diff)
+		}
+		if open, err := c.Query(ctx, Runtime, "public", tt.port); err != nil || !open {
+			t.Errorf("after Add %s: Query = %t, %v", tt.port, open, err)
+		}
+	}
+}
+
 // What an administrator opened is not ours, whether as the same port or inside a range.
 func TestAlreadyOpen(t *testing.T) {
 	t.Parallel()

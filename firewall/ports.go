@@ -162,7 +162,29 @@ func (c *Client) Open(ctx context.Context, layer Layer, zone string, port Port) 
 	return done, nil
 }
 
-// Shut removes an entry that Open added. What is not there needs no removing. Where the port lies inside a wider entry,
+// Add is Open for a caller that has just asked Query and was told no: it saves asking firewalld, whose answers take longer
+// than all the rest, once more. Where somebody opened the port in between, nothing is ours.
+func (c *Client) Add(ctx context.Context, layer Layer, zone string, port Port) (Change, error) {
+	want, err := port.check()
+	if err != nil {
+		return Change{}, invalidPort("open", layer, zone, port, err)
+	}
+	if want.lo != want.hi {
+		return c.Open(ctx, layer, zone, port) // of a range, a part may be open
+	}
+	at, err := c.locate(ctx, "open", layer, zone, port)
+	done := Change{Zone: at.zone}
+	if err != nil {
+		return done, err
+	}
+	added, err := c.change(ctx, "open", at, port)
+	if added {
+		done.Ports = []Port{port}
+	}
+	return done, err
+}
+
+// Shut removes an entry that Open or Add added. What is not there needs no removing. Where the port lies inside a wider entry,
 // an administrator opened that range, and removing the port would make firewalld 0.9 and newer cut a hole into it: the
 // range stays whole and Change.Inside names it. A range of ours from which somebody removed a part loses the parts that are left.
 func (c *Client) Shut(ctx context.Context, layer Layer, zone string, port Port) (Change, error) {

@@ -49,7 +49,7 @@ func run(bare bool) error {
 					return err
 				}
 			}
-			change, err := c.Open(ctx, layer, zone, port)
+			change, err := c.Add(ctx, layer, zone, port)
 			if err != nil {
 				return err
 			}
