@@ -178,12 +178,12 @@ func would(s *StepResult, k Key, diff string) {
 }
 
 // stopOrder lists our units in the order in which they are stopped: those that
-// start others first.
+// start others first. Instances of a template end by themselves.
 func stopOrder() []string {
 	last := []string{units.KubeletPath, units.Kubeconfig, units.Kubelet, units.WaitForDNS}
 	var order []string
 	for _, n := range units.Names() {
-		if !slices.Contains(last, n) {
+		if !slices.Contains(last, n) && !strings.Contains(n, "@.") {
 			order = append(order, n)
 		}
 	}
