@@ -15,12 +15,14 @@ type Command struct {
 	Argv []string
 	// Before makes the host as the command finds it.
 	Before func(context.Context, *Target) error
+	// After says what the next run of the command does not mend; may be nil. The next join is looked at for every command.
+	After func(context.Context, *Target) ([]string, error)
 	// PutsBack tells that the command, where it fails, leaves everything as it was.
 	PutsBack bool
 }
 
 // Join makes a worker of a host that is none.
-var Join = Command{"join", JoinArgs, func(ctx context.Context, t *Target) error { return t.Reset(ctx) }, true}
+var Join = Command{"join", JoinArgs, func(ctx context.Context, t *Target) error { return t.Reset(ctx) }, nil, true}
 
 // Launch is what kubelet.service runs, on a host that was set up by hand.
 var Launch = Command{"kubelet run", []string{"tectonic-worker", "kubelet", "run"}, func(ctx context.Context, t *Target) error {
@@ -29,10 +31,54 @@ var Launch = Command{"kubelet run", []string{"tectonic-worker", "kubelet", "run"
 	}
 	_, err := t.Host.Must(ctx, "/bin/sh", "-ec", "tar -C / -xf /root/after.tar; rm /etc/kubernetes/ca.crt /etc/kubernetes/kubelet.yaml")
 	return err
-}, false}
+}, nil, false}
+
+var leaveArgs = []string{"tectonic-worker", "leave", "--local", "--timeout", "60s"}
+
+// Leave takes a worker out of its cluster, as an erased package does: with nobody else's help.
+var Leave = Command{"leave", leaveArgs, func(ctx context.Context, t *Target) error {
+	if err := t.Reset(ctx); err != nil {
+		return err
+	}
+	_, err := t.Host.Must(ctx, JoinArgs...)
+	return err
+}, leftForGood, false}
+
+// leftForGood runs leave again and says what it leaves.
+func leftForGood(ctx context.Context, t *Target) ([]string, error) {
+	r, err := t.Host.Exec(ctx, leaveArgs...)
+	if err != nil {
+		return nil, err
+	}
+	if r.Code != 0 {
+		return []string{"the next leave fails: " + r.String()}, nil
+	}
+	var broken []string
+	now, err := t.look()
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range managed {
+		if now[path] != t.old[path] {
+			broken = append(broken, fmt.Sprintf("after the next leave %s is %q, and was %q before any join: %s", path, now[path], t.old[path], r))
+		}
+	}
+	ports, err := t.Open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if strings.Contains(ports, "10250") || strings.Contains(ports, "4789") {
+		broken = append(broken, "after the next leave ports of ours are open:\n"+ports+r.String())
+	}
+	records, err := t.ledger()
+	if err != nil || len(records) > 0 {
+		broken = append(broken, fmt.Sprintf("after the next leave there is a ledger with %d records (%v)", len(records), err))
+	}
+	return append(broken, t.temporary()...), nil
+}
 
 // Commands are all of them.
-var Commands = []Command{Join, Launch}
+var Commands = []Command{Join, Launch, Leave}
 
 // Step is what one fault did, in a line, and what it broke.
 type Step struct {
@@ -120,6 +166,13 @@ func (t *Target) Do(ctx context.Context, c Command, f Fault) (Step, error) {
 		}
 		if len(s.Broken) > 0 {
 			s.Broken = append(s.Broken, r.String())
+		}
+	}
+	if c.After != nil {
+		broken, err := c.After(ctx, t)
+		s.Broken = append(s.Broken, broken...)
+		if err != nil {
+			return s, err
 		}
 	}
 	return t.converge(ctx, s)

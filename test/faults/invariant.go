@@ -9,6 +9,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/tectonic-worker/tectonic-worker/test/lab"
 )
@@ -121,10 +122,19 @@ func unfinished(records []record) []string {
 	return broken
 }
 
-// temporary lists unfinished files.
+// temporary lists unfinished files. What is there only for a moment is one that the agent writes.
 func (t *Target) temporary() []string {
+	left := t.unfinishedFiles()
+	for i := 0; len(left) > 0 && i < 10; i++ {
+		time.Sleep(50 * time.Millisecond) // for a file of another mount namespace there is no event
+		left = t.unfinishedFiles()
+	}
+	return left
+}
+
+func (t *Target) unfinishedFiles() []string {
 	var left []string
-	for _, dir := range []string{"/etc/sysconfig", "/etc/kubernetes", "/etc/selinux", "/var/lib/tectonic-worker", "/run/tectonic-worker"} {
+	for _, dir := range []string{"/etc/sysconfig", "/etc/kubernetes", "/etc/selinux", "/var/lib/tectonic-worker", "/run/tectonic-worker", "/var/lib/kubelet"} {
 		names, err := filepath.Glob(filepath.Join(t.Host.Path(dir), ".tectonic-worker-tmp-*"))
 		if err != nil {
 			left = append(left, err.Error())

@@ -28,7 +28,7 @@ func TestSystemCalls(t *testing.T) {
 		Command
 		budget time.Duration
 		least  int
-	}{{Join, 35 * time.Second, 15}, {Launch, 12 * time.Second, 5}} {
+	}{{Join, 25 * time.Second, 12}, {Launch, 12 * time.Second, 6}, {Leave, 20 * time.Second, 8}} {
 		t.Run(c.Name, func(t *testing.T) {
 			plan := must[[]Fault](t)(tg.Plan(t.Context(), c.Command))
 			Shuffle(plan, random)

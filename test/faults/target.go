@@ -102,9 +102,11 @@ exit 0
 
 // resetScript puts the host back to how it was before any join, without the product's help.
 const resetScript = `#!/bin/sh
+# The agent first: it would repair what is taken away here.
+systemctl stop tectonic-worker.service 2>/dev/null
 systemctl stop kubelet.path kubelet.service kubelet-kubeconfig.service 2>/dev/null
-systemctl disable --quiet kubelet.path kubelet.service 2>/dev/null
-systemctl reset-failed kubelet.service kubelet.path kubelet-kubeconfig.service 2>/dev/null
+systemctl disable --quiet tectonic-worker.service kubelet.path kubelet.service 2>/dev/null
+systemctl reset-failed tectonic-worker.service kubelet.service kubelet.path kubelet-kubeconfig.service 2>/dev/null
 f=org.fedoraproject.FirewallD1
 config=$(busctl call $f /org/fedoraproject/FirewallD1/config $f.config getZoneByName s public | sed 's/^o "\(.*\)"$/\1/')
 for p in "10250 tcp" "4789 udp"; do
@@ -143,12 +145,9 @@ func (t *Target) Reset(ctx context.Context) error {
 	return err
 }
 
-// JoinForReal takes the stand-in away and joins until the Node is Ready.
+// JoinForReal takes the stand-in away from a host that was reset, and joins until the Node is Ready.
 func (t *Target) JoinForReal(ctx context.Context) (lab.Result, error) {
 	if err := os.Remove(t.Host.Path(standIn)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return lab.Result{}, err
-	}
-	if _, err := t.Host.Must(ctx, "systemctl", "stop", "kubelet.service"); err != nil {
 		return lab.Result{}, err
 	}
 	r, err := t.Host.Must(ctx, "tectonic-worker", "join", "--assets", assetsDir, "--timeout", "120s")
