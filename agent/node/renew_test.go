@@ -30,12 +30,11 @@ type csrServer struct {
 	template func(*x509.Certificate) // changes what is signed
 	onWatch  func(s *csrServer, send func(kind string))
 
-	mu       sync.Mutex
-	request  map[string]any // as it was created
-	status   map[string]any
-	creates  int
-	paths    []string
-	existing bool
+	mu      sync.Mutex
+	request map[string]any // as it was created
+	status  map[string]any
+	creates int
+	paths   []string
 }
 
 func (s *csrServer) object() []byte {
