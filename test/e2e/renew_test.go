@@ -377,3 +377,75 @@ func TestRenewFails(t *testing.T) {
 		}
 	})
 }
+
+// pid is the kubelet's, which changes with each start.
+func (h *host) pid() string {
+	h.t.Helper()
+	return strings.TrimSpace(h.must("systemctl", "show", "-p", "MainPID", "--value", "kubelet"))
+}
+
+// until waits until a shell command succeeds on the host.
+func (h *host) until(what, script string) {
+	h.t.Helper()
+	if r := h.run("sh", "-c", `for i in $(seq 300); do `+script+` && exit 0; sleep 0.1; done; exit 1`); r.Code != 0 {
+		h.t.Fatalf("not in time: %s\n%s", what, h.Journal(h.t.Context(), "tectonic-worker", 20))
+	}
+}
+
+// A kubeconfig that is replaced while the agent runs: a bad one disturbs no
+// kubelet, not even one that is started again; a good one is taken once.
+func TestKubeconfigReplaced(t *testing.T) {
+	h := worker(t, lab.WorkerOptions{})
+	h.putAssets("/root/assets")
+	h.join("--assets", "/root/assets")
+	h.until("the agent runs", "systemctl -q is-active tectonic-worker")
+	const path, log = "/etc/kubernetes/kubeconfig", "journalctl -q -u tectonic-worker -u kubelet --no-pager"
+	good := h.read(path)
+	data := must[[]byte](t)
+
+	t.Run("refused", func(t *testing.T) {
+		h := &host{h.Host, t}
+		pid := h.pid()
+		h.write(path, string(data(plane.UnauthorizedKubeconfig())))
+		h.until("the refusal is said", log+" | grep -q 'is refused.*401'")
+		h.write(path, "garbage: [")
+		h.until("the second refusal is said", log+" | grep -q 'is refused.*YAML'")
+		if got := h.pid(); got != pid {
+			t.Errorf("the kubelet was restarted: %s, then %s", pid, got)
+		}
+		h.ready(lab.ControlPlaneVersion)
+	})
+	t.Run("the kubelet is started again meanwhile", func(t *testing.T) {
+		h := &host{h.Host, t}
+		h.must("systemctl", "restart", "kubelet")
+		h.waitHealthy()
+		if args := h.kubeletArgs(); !strings.Contains(args, "--kubeconfig=/run/tectonic-worker/kubeconfig") {
+			t.Errorf("the kubelet's arguments: %s", args)
+		}
+		h.until("a warning", log+" | grep -q 'LAST GOOD kubeconfig'")
+		kubectl(t, "wait", "--for=condition=Ready", "node/"+h.Name, "--timeout=60s")
+		if got := h.read(path); got != "garbage: [" {
+			t.Errorf("the administrator's file was changed: %s", got)
+		}
+	})
+	t.Run("adopted", func(t *testing.T) {
+		h := &host{h.Host, t}
+		pid := h.pid()
+		h.write(path, string(data(plane.SharedKubeconfig())))
+		h.until("a restart with the new one", "test $(systemctl show -p MainPID --value kubelet) -ne "+pid+" && test $(systemctl show -p MainPID --value kubelet) -ne 0")
+		h.waitHealthy()
+		if args := h.kubeletArgs(); !strings.Contains(args, "--kubeconfig="+path) {
+			t.Errorf("the kubelet's arguments: %s", args)
+		}
+		pid = h.pid()
+		h.must("touch", path)
+		h.must("sleep", "4")
+		if got := h.pid(); got != pid {
+			t.Error("the kubelet was restarted twice")
+		}
+		if h.read(path) == good || h.read(path) != h.read("/var/lib/tectonic-worker/kubeconfig") {
+			t.Error("what is kept aside is not the new one")
+		}
+		h.ready(lab.ControlPlaneVersion)
+	})
+}
