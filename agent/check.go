@@ -106,9 +106,17 @@ func (x *examiner) one(ctx context.Context, c check) CheckResult {
 }
 
 // oneLine keeps what others wrote from breaking the list of findings, and the
-// terminal it is shown on.
+// terminal it is shown on. Each line of theirs is bounded for itself.
 func oneLine(s string) string {
-	return printable(strings.Join(strings.FieldsFunc(s, func(r rune) bool { return r == '\n' || r == '\r' || r == '\t' }), " "))
+	lines := strings.FieldsFunc(s, func(r rune) bool { return r == '\n' || r == '\r' || r == '\t' })
+	const most = 12
+	if len(lines) > most {
+		lines = append(lines[:most], "…")
+	}
+	for i, l := range lines {
+		lines[i] = printable(l)
+	}
+	return strings.Join(lines, " ")
 }
 
 // failures is the error of the findings that stop a join; nil without one.

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tectonic-worker/tectonic-worker/sysconfig"
 	"github.com/tectonic-worker/tectonic-worker/units"
 )
 
@@ -116,7 +117,12 @@ func (x *examiner) gatherer() *gatherer { return &gatherer{sys: x.sys, h: x.hand
 // files reads the settings and the kubeconfig.
 func (x *examiner) files(in Inputs) {
 	g := x.gatherer()
-	x.settingsErr = g.settings(in)
+	if x.settingsErr = g.settings(in); x.settingsErr != nil {
+		// The rest of the host is looked at all the same, by the defaults that
+		// decide where to look.
+		x.f.Set = map[string]string{}
+		x.f.Settings.Runtime = sysconfig.RuntimeAuto
+	}
 	x.credentialErr = g.credential(in)
 	x.imageErr = g.image()
 	x.f.DNS = x.f.Settings.DNSServiceIP

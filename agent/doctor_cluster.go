@@ -193,6 +193,9 @@ func (x *examiner) checkIdentity(ctx context.Context) (Severity, string, string)
 		return SeverityNote, "not known: see machine-id", ""
 	}
 	name := x.f.NodeName
+	if name == "" {
+		return SeverityNote, "not known: see settings", ""
+	}
 	st, err := c.Node(ctx, name)
 	switch {
 	case node.IsReason(err, node.NotFound) || err == nil && !st.Registered:

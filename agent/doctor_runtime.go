@@ -16,6 +16,9 @@ import (
 )
 
 func (x *examiner) checkRuntime(context.Context) (Severity, string, string) {
+	if x.runtimeErr != nil && x.f.Runtime.Path != "" && os.Geteuid() != 0 {
+		return SeverityNote, x.f.Runtime.Path + "; whether it works is not known without root", ""
+	}
 	if x.runtimeErr != nil {
 		return SeverityFail, x.runtimeErr.Error(), ""
 	}

@@ -192,8 +192,8 @@ func TestChecks(t *testing.T) {
 		{"cni", setup{put("/etc/cni/net.d/10-x.conflist", "{}")}, SeverityWarn, "no plugin"},
 		{"cni", setup{put("/etc/cni/net.d/10-x.conflist", "{}"), put("/opt/cni/bin/loopback", "")}, SeverityOK, "10-x.conflist"},
 
-		{"api", setup{silent}, SeverityFail, "(tcp: connection-refused); start it"},
-		{"clock", setup{silent}, SeverityNote, "see api"},
+		{"api", setup{unreachable}, SeverityFail, "(tcp: connection-refused); start it"},
+		{"clock", setup{unreachable}, SeverityNote, "see api"},
 		{"clock", setup{facts(func(f *Facts) { f.Server = node.Server{Date: time.Now(), Skew: time.Hour} })}, SeverityWarn, "ahead"},
 		{"version-skew", setup{facts(func(f *Facts) { f.Version, f.ServerVersion = v("v1.30.0"), v("v1.34.0") })}, SeverityFail, "1.30"},
 		{"identity", setup{put("/etc/machine-id", "0123456789abcdef0123456789abcdef\n"), registered("fedcba9876543210fedcba9876543210", true)}, SeverityFail, "another machine's"},
@@ -270,7 +270,7 @@ func fw(change func(*firewallDouble)) func(*doubles, *examiner) {
 
 func kubeletRuns(_ *doubles, x *examiner) { x.kubeletRan = true }
 
-func silent(_ *doubles, x *examiner) {
+func unreachable(_ *doubles, x *examiner) {
 	x.serverErr = &node.APIError{Layer: node.LayerTCP, Reason: node.ConnectionRefused, Op: "reach it", What: "nobody listens", Remedy: "start it"}
 }
 
@@ -305,5 +305,33 @@ func TestRegistryOf(t *testing.T) {
 		if got := registryOf(image); got != want {
 			t.Errorf("%s: %s, want %s", image, got, want)
 		}
+	}
+}
+
+// Settings that can't be read are one finding; everything else is looked at.
+func TestDoctorWithBadSettings(t *testing.T) {
+	d := newDoubles(t)
+	write(t, d.root, sysconfig.Path, "NODE_IP=1.2.3\nNO_SUCH_KEY=1\n", 0o644)
+	write(t, d.root, kubelet.KubeconfigPath, kubeconfigText("https://127.0.0.1:6443", plainToken), 0o600)
+	d.cluster.server = node.Server{Version: "v1.34.1", Date: d.now}
+	d.cluster.dns, d.cluster.dnsHow = netip.MustParseAddr("10.3.0.10"), "the kube-dns Service"
+	d.cluster.node = &node.NodeState{}
+	all := map[string]CheckResult{}
+	for _, r := range Doctor(t.Context(), d.system(), DoctorOptions{Skip: []string{"registry"}}) {
+		all[r.Name] = r
+	}
+	if len(all) != len(checks) {
+		t.Errorf("%d findings of %d checks", len(all), len(checks))
+	}
+	if r := all["settings"]; r.Severity != SeverityFail || !strings.Contains(r.Evidence, "1.2.3") || !strings.Contains(r.Evidence, "NO_SUCH_KEY") {
+		t.Errorf("%+v", r)
+	}
+	for name, want := range map[string]Severity{"api": SeverityOK, "clock": SeverityOK, "dns-service": SeverityOK, "dns": SeverityOK, "registry": SeveritySkipped} {
+		if all[name].Severity != want {
+			t.Errorf("%+v, want %s", all[name], want)
+		}
+	}
+	if r := all["runtime"]; !strings.Contains(r.Evidence, "neither rkt nor podman") {
+		t.Errorf("%+v", r)
 	}
 }
