@@ -40,7 +40,7 @@ const requestTimeout = 20 * time.Second
 
 // retryDelay is how long an eviction that a disruption budget refused waits
 // before it is tried again, as with kubectl.
-const retryDelay = 5 * time.Second
+var retryDelay = 5 * time.Second
 
 // Run cordons the node and evicts its pods. A node that does not exist is
 // drained. The error is a *Failure.
@@ -182,12 +182,12 @@ func (d *drainer) finished(p *corev1.Pod, _ bool, err error) {
 func (d *drainer) failed(op string, err error) error {
 	f := &Failure{Reason: PodsStay, Message: fmt.Sprintf("cannot %s: %v", op, err)}
 	switch {
-	case apierrors.IsForbidden(err) || strings.Contains(err.Error(), "is forbidden:"):
-		f.Reason = Forbidden
-		f.Message += fmt.Sprintf("; run \"kubectl drain %s --ignore-daemonsets --delete-emptydir-data\" as an administrator of the cluster", d.o.Node)
 	case apierrors.IsUnauthorized(err):
 		f.Reason = BadConfig
 		f.Message += "; the API server does not take the credential in " + d.o.Kubeconfig
+	case apierrors.IsForbidden(err) || strings.Contains(err.Error(), "is forbidden:"):
+		f.Reason = Forbidden
+		f.Message += fmt.Sprintf("; run \"kubectl drain %s --ignore-daemonsets --delete-emptydir-data\" as an administrator of the cluster", d.o.Node)
 	case apierrors.ReasonForError(err) == metav1.StatusReasonUnknown && !strings.HasPrefix(op, "evict"):
 		f.Reason = Unreachable
 	}
