@@ -14,11 +14,12 @@ import (
 	"github.com/tectonic-worker/tectonic-worker/firewall"
 )
 
-type silent struct{}
+// quietly is a Reporter that nobody listens to.
+type quietly struct{}
 
-func (silent) Begin(string, string) {}
-func (silent) Progress(string)      {}
-func (silent) End(StepResult)       {}
+func (quietly) Begin(string, string) {}
+func (quietly) Progress(string)      {}
+func (quietly) End(StepResult)       {}
 
 func contentOf(t *testing.T, r host.Root, path string) string {
 	t.Helper()
@@ -140,7 +141,7 @@ func TestGiveBackSELinuxConfig(t *testing.T) {
 func leaveAll(t *testing.T, d *doubles, o LeaveOptions) (*LeaveResult, error) {
 	t.Helper()
 	o.Timeout = 20 * time.Second
-	return Leave(t.Context(), d.system(), o, silent{})
+	return Leave(t.Context(), d.system(), o, quietly{})
 }
 
 // What can't be put back stays in the ledger, the rest goes, and the next run
@@ -202,7 +203,7 @@ func TestLeaveIsBusy(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer lock.Unlock()
-	_, err = Leave(t.Context(), d.system(), LeaveOptions{Local: true, Timeout: 300 * time.Millisecond}, silent{})
+	_, err = Leave(t.Context(), d.system(), LeaveOptions{Local: true, Timeout: 300 * time.Millisecond}, quietly{})
 	if ExitCode(err) != 75 || !strings.Contains(err.Error(), "join") {
 		t.Errorf("exit code %d: %v", ExitCode(err), err)
 	}
