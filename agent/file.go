@@ -27,6 +27,18 @@ type fileState struct {
 	Dirs    []string    `json:"dirs,omitempty"`    // directories we made for it
 }
 
+// maxSaved bounds what of a former file goes into the ledger: nothing that a
+// worker needs is near it.
+const maxSaved = 1 << 20
+
+// tooLarge refuses to replace a file that could not be put back.
+func tooLarge(path string, now fileState) error {
+	if len(now.Content) > maxSaved {
+		return fmt.Errorf("cannot replace %s: it is larger than %d KiB, which is too much to keep for putting it back; move it away, then try again", path, maxSaved>>10)
+	}
+	return nil
+}
+
 // file is a file that holds exactly content.
 type file struct {
 	root    host.Root
@@ -42,6 +54,9 @@ func (f *file) Key() Key { return Key{KindFile, f.path} }
 func (f *file) Check(context.Context) (Finding, error) {
 	now, err := readState(f.root, f.path)
 	if err != nil {
+		return Finding{}, err
+	}
+	if err := tooLarge(f.path, now); err != nil {
 		return Finding{}, err
 	}
 	want := f.want(now)
@@ -100,6 +115,9 @@ func (a *absent) Key() Key { return Key{KindFile, a.path} }
 func (a *absent) Check(context.Context) (Finding, error) {
 	now, err := readState(a.root, a.path)
 	if err != nil {
+		return Finding{}, err
+	}
+	if err := tooLarge(a.path, now); err != nil {
 		return Finding{}, err
 	}
 	f := Finding{OK: !now.Exists, Evidence: a.path + " removed", Before: now, After: fileState{}}

@@ -131,8 +131,17 @@ func (g *gatherer) dropIns() ([]kubelet.DropIn, error) {
 func (g *gatherer) files() error {
 	f := g.f
 	settings, image := map[string]string{}, map[string]string{}
+	// systemd reads kubelet.env last: a key that stands there must be changed
+	// there, or the change takes no effect.
+	there := map[string]bool{}
+	if data, err := g.sys.Root.ReadFile(sysconfig.KubeletEnvPath); err == nil {
+		assignments, _ := sysconfig.Parse(sysconfig.KubeletEnvPath, data) // problems were reported by Load
+		for _, a := range assignments {
+			there[a.Key] = true
+		}
+	}
 	for k, v := range f.Set {
-		if strings.HasPrefix(k, "KUBELET_IMAGE") {
+		if strings.HasPrefix(k, "KUBELET_IMAGE") || there[k] {
 			image[k] = v
 		} else {
 			settings[k] = v

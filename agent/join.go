@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"strings"
 	"time"
 
+	"github.com/tectonic-worker/tectonic-worker/agent/container"
 	"github.com/tectonic-worker/tectonic-worker/agent/host"
 	"github.com/tectonic-worker/tectonic-worker/agent/kubelet"
 	"github.com/tectonic-worker/tectonic-worker/agent/node"
@@ -105,7 +107,7 @@ func (j *joiner) run(ctx context.Context) error {
 			return err
 		}
 		defer lock.Unlock()
-		for _, dir := range []string{"/etc/sysconfig", "/etc/kubernetes", "/etc/selinux", StateDir, RunDir, kubelet.RootDir} {
+		for _, dir := range []string{"/etc/sysconfig", "/etc/kubernetes", "/etc/selinux", path.Dir(container.RktTrustedKeyPath), StateDir, RunDir, kubelet.RootDir} {
 			j.sys.Root.Sweep(dir)
 		}
 	}

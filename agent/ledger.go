@@ -117,6 +117,9 @@ func (l *Ledger) Find(k Key) (Entry, bool) {
 // returns when the record is on disk. Where k is already ours, what stood
 // there before our first change is kept.
 func (l *Ledger) Intend(k Key, before, after json.RawMessage) error {
+	if _, ours := l.Find(k); ours {
+		before = nil // a repair a day must not make the ledger grow by a file a day
+	}
 	return l.append(record{Op: opIntent, Key: k, Before: before, After: after}, true)
 }
 
@@ -178,6 +181,11 @@ func (l *Ledger) append(r record, sync bool) (err error) {
 	if sync {
 		if err := f.Sync(); err != nil {
 			return err
+		}
+		if before == 0 {
+			if err := l.root.SyncDir(StateDir); err != nil {
+				return err
+			}
 		}
 	}
 	l.apply(r)

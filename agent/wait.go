@@ -161,10 +161,27 @@ func (j *joiner) cluster(ctx context.Context) (Cluster, error) {
 			"read the kubelet's log: journalctl -u "+units.Kubelet, err)
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
-		return nil, j.stage(StageCSR, "the cluster did not sign the node's certificate in time",
+		return nil, j.stage(StageCSR, "the cluster did not sign the node's certificate in time"+j.whyUnsigned(ctx),
 			"look for it with \"kubectl get csr\" and approve it with \"kubectl certificate approve NAME\", or bind system:bootstrappers to the ClusterRole system:certificates.k8s.io:certificatesigningrequests:nodeclient", err)
 	}
 	return c, err
+}
+
+// whyUnsigned says where the node's signing request stands, as far as a
+// bootstrap credential may see it.
+func (j *joiner) whyUnsigned(ctx context.Context) string {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	g := gatherer{sys: j.sys, f: j.facts}
+	c, err := j.sys.Cluster(j.facts.Kubeconfig, g.proxy())
+	if err != nil {
+		return ""
+	}
+	requests, err := c.CSRs(ctx, j.facts.NodeName)
+	if err != nil || len(requests) == 0 {
+		return ""
+	}
+	return ": " + requests[0].Why()
 }
 
 // waitNode waits until the Node is as wanted.

@@ -93,7 +93,7 @@ var keys = []KeyDoc{
 	{Name: "NODE_TAINTS", File: Path, Flag: "node-taint", Syntax: "KEY[=VALUE]:EFFECT,…",
 		Help:  "Taints of the Node, separated by commas or spaces; effects are NoSchedule, PreferNoSchedule and NoExecute.",
 		check: checkTaints},
-	{Name: "CONTAINER_RUNTIME_ENDPOINT", File: Path, Syntax: "unix:///PATH",
+	{Name: "CONTAINER_RUNTIME_ENDPOINT", File: Path, Flag: "cri-socket", Syntax: "unix:///PATH",
 		Help:  "CRI socket for the kubelet; empty is the containerd or CRI-O socket found, or docker for kubelets before 1.24.",
 		check: checkEndpoint},
 	{Name: "KUBELET_EXTRA_ARGS", File: Path, Syntax: "--FLAG=VALUE …",

@@ -254,6 +254,9 @@ func (r Root) Free(p string) (int64, error) {
 	}
 }
 
+// SyncDir makes what was created in the directory p outlive a power cut.
+func (r Root) SyncDir(p string) error { return syncDir(r.Path(p)) }
+
 // syncDir makes a rename in dir outlive a power cut.
 func syncDir(dir string) error {
 	d, err := os.Open(dir)
