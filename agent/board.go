@@ -102,7 +102,7 @@ func (b *board) took(r *round) {
 	if !r.kubelet.Missing {
 		s.Kubelet = r.kubelet
 	}
-	if r.what&scopeReload != 0 && r.cause != "" {
+	if r.cause == causeReload && !r.busy {
 		s.Firewall.LastRepair = r.restored.Seconds()
 	}
 	for _, p := range r.repairs {

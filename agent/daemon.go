@@ -36,12 +36,17 @@ const (
 	stopTimeout = 12 * time.Second
 )
 
+// causeReload is the cause of the round that a reload of firewalld leads to.
+const causeReload = "firewalld was reloaded"
+
 // DaemonOptions is how the agent runs.
 type DaemonOptions struct {
 	Environ []string
 	Version string
 	// Notify tells the service manager how we are (sd_notify(3)); nil: systemd.
 	Notify func(state string) error
+	// Slim gives memory back that waiting does not need; nil: it is kept.
+	Slim func()
 }
 
 // Run keeps this host a worker until ctx ends: it watches what a worker needs,
@@ -86,9 +91,12 @@ type daemon struct {
 	follow      string // digest of the credential that the Node is followed with
 	unfollow    context.CancelFunc
 	node        node.NodeState
+	cluster     Cluster // what the Node is followed with; nil: nothing
 	news        chan nodeNews
+	restored    chan []string // what came of restarting others' pods
 	recheck     time.Duration // when the kubelet is asked again, growing; 0: not
 	unhealthy   time.Time     // since when the kubelet has not been healthy
+	active      string        // the kubelet unit's state when it was last looked at
 	drift       node.Condition
 	adoption    Adoption
 	notice      string // of the certificate's end, as said last
@@ -101,7 +109,7 @@ func newDaemon(sys *System, o DaemonOptions) *daemon {
 		o.Notify = systemd.Notify
 	}
 	d := &daemon{
-		sys: sys, o: o, said: map[Key]ResourceState{}, done: make(chan *round, 1), news: make(chan nodeNews, 16),
+		sys: sys, o: o, said: map[Key]ResourceState{}, done: make(chan *round, 1), news: make(chan nodeNews, 16), restored: make(chan []string, 1),
 		keeper: &keeper{
 			handles: handles{sys: sys}, o: o, route: localAddress,
 			health: func(ctx context.Context) (bool, string) { return healthz(ctx, healthzURL) },
@@ -163,7 +171,7 @@ func (d *daemon) loop(ctx context.Context) {
 			d.sys.Log.Info("the agent watches this host", "version", d.o.Version)
 		}
 	}
-	d.want(scopeAll|scopeAdopt, 0, "start")
+	d.want(scopeAll|scopeAdopt|scopeForeign, 0, "start")
 	for {
 		if !d.running && d.pending != 0 {
 			due.Reset(max(0, d.due.Sub(d.sys.Now())))
@@ -196,8 +204,10 @@ func (d *daemon) loop(ctx context.Context) {
 			d.want(scopeAll, coalesce, "a unit changed")
 		case n := <-d.news:
 			d.nodeSaid(n)
+		case notes := <-d.restored:
+			d.sayNotes(notes)
 		case <-net.C:
-			what := scopeAll
+			what := scopeAll | scopeForeign
 			if d.adoption.State == AdoptWaiting {
 				what |= scopeAdopt
 			}
@@ -214,6 +224,9 @@ func (d *daemon) loop(ctx context.Context) {
 		case r := <-d.done:
 			d.running = false
 			d.took(ctx, &helpers, r)
+			if r.what&(scopeForeign|scopeAdopt) != 0 && d.o.Slim != nil {
+				d.o.Slim() // a look at everything leaves the most behind
+			}
 			if d.recheck > 0 {
 				again.Reset(d.recheck)
 			} else {
@@ -269,7 +282,7 @@ func (d *daemon) heard(e firewall.Event) {
 	d.status.heard(e.Kind)
 	switch e.Kind {
 	case firewall.Reloaded:
-		d.want(scopeReload, 0, "firewalld was reloaded")
+		d.want(scopeReload, 0, causeReload)
 	case firewall.Back:
 		d.want(scopeReload, 0, "firewalld is back")
 	case firewall.Connected:

@@ -54,10 +54,7 @@ func (d *daemon) took(ctx context.Context, helpers *sync.WaitGroup, r *round) {
 	if !r.busy {
 		d.sayDrift(r)
 	}
-	for _, n := range r.notes {
-		d.sys.Log.Warn(n)
-		d.herald.event(d.nodeName(), reasonReload, n, true)
-	}
+	d.sayNotes(r.notes)
 	if r.adoption != nil {
 		d.adopted(*r.adoption)
 	}
@@ -66,6 +63,7 @@ func (d *daemon) took(ctx context.Context, helpers *sync.WaitGroup, r *round) {
 		d.credential(ctx, helpers)
 		d.sayCertificate(r)
 	}
+	d.lost(ctx, helpers, r)
 	if r.what != scopeKubelet && !r.busy {
 		problem := ""
 		if r.err != nil {
@@ -76,13 +74,48 @@ func (d *daemon) took(ctx context.Context, helpers *sync.WaitGroup, r *round) {
 		if d.adoption.Reason != "" && r.err == nil {
 			problem = strings.TrimPrefix(problem+"; "+d.adoption.Reason, "; ")
 		}
-		if problem != d.lastProblem && problem != "" {
+		if steady(problem) != steady(d.lastProblem) && problem != "" {
 			d.sys.Log.Warn("cannot keep all of this host", "why", problem)
 		}
 		d.lastProblem = problem
 	}
 	d.judgeKubelet(r)
 	d.judge()
+}
+
+func (d *daemon) sayNotes(notes []string) {
+	for _, n := range notes {
+		d.sys.Log.Warn(n)
+		d.herald.event(d.nodeName(), reasonReload, n, true)
+	}
+}
+
+// lost says whose packet filter rules are gone, and has the pods restarted
+// that write them, where a reload took them and the settings say so.
+func (d *daemon) lost(ctx context.Context, helpers *sync.WaitGroup, r *round) {
+	if len(r.losses) == 0 {
+		return
+	}
+	if r.what&scopeReload != 0 && d.plan.facts.Settings.FirewallRestore && d.cluster != nil {
+		c, name := d.cluster, d.nodeName()
+		// It waits for their owners first, longer than a round may be held up.
+		helpers.Go(func() {
+			notes, err := d.sys.RestoreForeign(ctx, c, name, r.losses)
+			if err != nil {
+				notes = append(notes, err.Error())
+			}
+			select {
+			case d.restored <- notes:
+			case <-ctx.Done():
+			}
+		})
+		return
+	}
+	var notes []string
+	for _, l := range r.losses {
+		notes = append(notes, l.String())
+	}
+	d.sayNotes(notes)
 }
 
 // adopted says what became of a kubeconfig that was replaced; the journal has
@@ -155,13 +188,16 @@ func (d *daemon) judgeKubelet(r *round) {
 		return
 	}
 	if k.Healthy {
+		d.active = k.Active
 		if !d.unhealthy.IsZero() && d.sys.Now().Sub(d.unhealthy) > unhealthyGrace {
 			d.sys.Log.Info("the kubelet is healthy again")
 		}
 		d.unhealthy, d.recheck = time.Time{}, 0
 		return
 	}
-	if d.unhealthy.IsZero() {
+	anew := k.Active != d.active // one that was just started is given its time again
+	d.active = k.Active
+	if d.unhealthy.IsZero() || anew {
 		d.unhealthy = d.sys.Now()
 		d.recheck = recheckFirst
 		return
@@ -217,7 +253,8 @@ func (d *daemon) judge() {
 	if len(what) > 0 {
 		c.Status, c.Message = "True", shorten(strings.Join(what, "; "))
 	}
-	if c.Status == d.drift.Status && c.Reason == d.drift.Reason && c.Message == d.drift.Message {
+	// A message that names the time is another one at every look; that is no news.
+	if c.Status == d.drift.Status && c.Reason == d.drift.Reason && steady(c.Message) == steady(d.drift.Message) {
 		return
 	}
 	c.Since = d.drift.Since
@@ -229,6 +266,16 @@ func (d *daemon) judge() {
 	if d.plan != nil {
 		d.herald.condition(d.nodeName(), c)
 	}
+}
+
+// steady is a text without what changes from look to look: its numbers.
+func steady(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r >= '0' && r <= '9' {
+			return -1
+		}
+		return r
+	}, s)
 }
 
 func shorten(s string) string {
@@ -249,7 +296,7 @@ func (d *daemon) nodeName() string {
 // where there is something new to say.
 func (d *daemon) tell(message string) {
 	line := d.line()
-	if message == "" && line == d.lastStatus {
+	if message == "" && steady(line) == steady(d.lastStatus) {
 		return
 	}
 	d.lastStatus = line
@@ -334,6 +381,7 @@ func (d *daemon) credential(ctx context.Context, helpers *sync.WaitGroup) {
 		c, err = d.sys.Cluster(kubeconfig, proxy)
 	}
 	d.herald.use(c)
+	d.cluster = c
 	if err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
 			err = errors.New("the kubelet has no certificate of its own yet")

@@ -24,6 +24,7 @@ const (
 	scopeKubelet                   // the kubelet's unit and its health alone
 	scopeBus                       // the bus was lost: the connections over it are dead
 	scopeAdopt                     // the kubeconfig on disk is another one, perhaps
+	scopeForeign                   // what others have in the packet filter
 )
 
 // ResourceState is how one resource is. The values are stable, for scripts.
@@ -68,10 +69,9 @@ type keeper struct {
 	last   *kept
 	route  func(ctx context.Context, server string) (local netip.Addr)
 	health func(ctx context.Context) (ok bool, why string)
-
-	// onReload is told of a reload of firewalld, after our own ports are back;
-	// what it returns is for the administrator.
-	onReload func(ctx context.Context, f *Facts) []string
+	// foreign is what others had in the packet filter when that was last
+	// counted; nil before the first time.
+	foreign Foreign
 }
 
 // round is one look at the host, and what came of it.
@@ -86,6 +86,7 @@ type round struct {
 	resources  []ResourceStatus
 	repairs    []Repair
 	notes      []string
+	losses     []Loss // of others' packet filter rules
 	kubelet    KubeletHealth
 	adoption   *Adoption     // nil: not looked
 	restored   time.Duration // from the round's begin until the runtime ports stood again
@@ -110,7 +111,7 @@ func (k *keeper) run(ctx context.Context, what scope, cause string) *round {
 	if what&scopeReload != 0 && k.last != nil {
 		// Not a word to the API server, no file and no other zone is looked at
 		// before the ports are open again.
-		k.keep(ctx, r, runtimePorts(k.last.resources))
+		k.reopen(ctx, r, runtimePorts(k.last.resources))
 		r.restored = k.sys.Now().Sub(r.begin)
 	}
 	if what&scopeAdopt != 0 && !r.busy {
@@ -120,11 +121,63 @@ func (k *keeper) run(ctx context.Context, what scope, cause string) *round {
 		k.all(ctx, r)
 	}
 	r.kubelet = k.kubelet(ctx)
-	if what&scopeReload != 0 && k.onReload != nil && r.plan != nil && !r.busy {
-		r.notes = append(r.notes, k.onReload(ctx, r.plan.facts)...)
+	if what&(scopeReload|scopeForeign) != 0 && r.plan != nil && !r.busy {
+		k.onReload(ctx, r)
 	}
 	r.end = k.sys.Now()
 	return r
+}
+
+// reopen opens the runtime ports that are in the ledger already: for them one
+// call is enough, and nothing need be written before it. What is left is kept
+// like everything else.
+func (k *keeper) reopen(ctx context.Context, r *round, rs []Resource) {
+	lock, err := k.lock()
+	if err != nil {
+		r.busy = true
+		return
+	}
+	var rest []Resource
+	l, err := OpenLedger(k.sys.Root)
+	for _, res := range rs {
+		p := res.(*port)
+		if err != nil || k.policy(p.Key()) != DriftRepair || !said(l, p) {
+			rest = append(rest, res)
+			continue
+		}
+		a, err := p.Apply(ctx)
+		if err != nil || a.After != nil {
+			rest = append(rest, res)
+			continue
+		}
+		what := fmt.Sprintf("%s in zone %s (%s)", p.port, p.zone, p.layer)
+		k.note(r, res, StateAsWanted, what, "")
+		if a.Changed {
+			r.repairs = append(r.repairs, Repair{Time: k.sys.Now(), Key: p.Key(), Evidence: what, Cause: r.cause})
+		}
+	}
+	lock.Unlock()
+	k.keep(ctx, r, rest)
+}
+
+// said tells whether the ledger has a port as one that is ours to shut.
+func said(l *Ledger, p *port) bool {
+	e, known := l.Find(p.Key())
+	var before, after portState
+	return known && e.Done && decode(e, &before, &after) == nil && len(after.Ports) == 1 && after.Ports[0] == p.port
+}
+
+// onReload counts what others have in the packet filter, and what they lost
+// since it was last counted: to a reload, mostly.
+func (k *keeper) onReload(ctx context.Context, r *round) {
+	now, err := k.sys.Foreign(ctx)
+	if err != nil {
+		k.sys.Log.Debug("not all packet filter rules could be counted", "error", err)
+	}
+	if k.foreign != nil {
+		r.losses = Lost(k.foreign, now)
+	}
+	k.foreign = now
 }
 
 // adopt takes over a kubeconfig that was replaced on disk.

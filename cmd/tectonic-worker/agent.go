@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tectonic-worker/tectonic-worker/agent"
+	"github.com/tectonic-worker/tectonic-worker/agent/host"
 	"github.com/tectonic-worker/tectonic-worker/agent/node"
 	"github.com/tectonic-worker/tectonic-worker/agent/selinux"
 	"github.com/tectonic-worker/tectonic-worker/agent/systemd"
@@ -73,5 +74,5 @@ func runAgent(ctx context.Context, std stdio) error {
 		defer us.Close()
 		return us.Start(ctx, units.SELinuxFor(string(m)))
 	}
-	return agent.Run(ctx, sys, agent.DaemonOptions{Environ: os.Environ(), Version: version})
+	return agent.Run(ctx, sys, agent.DaemonOptions{Environ: os.Environ(), Version: version, Slim: host.Slim})
 }

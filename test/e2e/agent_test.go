@@ -229,13 +229,24 @@ func TestAgent(t *testing.T) {
 		}
 	})
 	sub("somebody fights", func(t *testing.T, h *host) {
-		for i := range 4 {
+		// The file was repaired before; the third repair within ten minutes is the last one.
+		fought := false
+		for i := 0; i < 4 && !fought; i++ {
 			h.must("rm", "-f", "/etc/kubernetes/ca.crt")
-			if i < 3 {
-				h.soon(fmt.Sprintf("repair %d", i+1), 10*time.Second, func() bool { return h.run("test", "-e", "/etc/kubernetes/ca.crt").Code == 0 })
-				continue
+			h.soon(fmt.Sprintf("an answer to removal %d", i+1), 10*time.Second, func() bool {
+				fought = h.agent().Drift
+				return fought || h.run("test", "-e", "/etc/kubernetes/ca.crt").Code == 0
+			})
+		}
+		h.soon("the agent gives up and says so", 15*time.Second, func() bool { return h.condition() == "True RepairsAreUndone" })
+		repairs := 0
+		for _, r := range h.agent().Repairs {
+			if r.Resource.Name == "/etc/kubernetes/ca.crt" {
+				repairs++
 			}
-			h.soon("the agent gives up and says so", 15*time.Second, func() bool { return h.condition() == "True RepairsAreUndone" })
+		}
+		if repairs != 3 {
+			t.Errorf("%d repairs before it gave up, want 3", repairs)
 		}
 		if h.run("test", "-e", "/etc/kubernetes/ca.crt").Code == 0 {
 			t.Error("the agent goes on")
@@ -245,4 +256,102 @@ func TestAgent(t *testing.T) {
 		}
 		settled(h)
 	})
+	sub("dbus is restarted", func(t *testing.T, h *host) {
+		h.must("systemctl", "restart", "dbus")
+		h.soon("the bus is watched again", 30*time.Second, func() bool { s := h.agent(); return s.Firewall.Bus && s.Kubelet.Active == "active" })
+		h.must("systemctl", "restart", "firewalld")
+		h.must("firewall-cmd", "--remove-port=4789/udp")
+		h.soon("4789/udp is open again", 20*time.Second, func() bool { return h.open("runtime", "4789/udp") })
+		settled(h)
+	})
+	sub("DRIFT=report changes nothing", func(t *testing.T, h *host) {
+		h.must("sh", "-c", "echo DRIFT=report >>/etc/sysconfig/tectonic-worker")
+		h.soon("the agent knows", 10*time.Second, func() bool { s := h.agent(); return len(s.Resources) > 0 && s.Resources[0].Drift == "report" })
+		h.must("firewall-cmd", "--remove-port=4789/udp")
+		h.must("systemctl", "disable", "kubelet.service")
+		h.soon("the condition names it", 20*time.Second, func() bool { return h.condition() == "True NotRepaired" })
+		h.soon("an Event names it", 20*time.Second, func() bool {
+			return h.events("TectonicWorkerDrift", "4789/udp") == 1 && h.events("TectonicWorkerDrift", "kubelet.service") == 1
+		})
+		if h.open("runtime", "4789/udp") || h.run("systemctl", "is-enabled", "-q", "kubelet.service").Code == 0 {
+			t.Error("it was repaired all the same")
+		}
+		h.must("sed", "-i", "/^DRIFT=report/d", "/etc/sysconfig/tectonic-worker")
+		h.soon("with DRIFT=repair it is repaired", 10*time.Second, func() bool { return h.open("runtime", "4789/udp") })
+		settled(h)
+	})
+	sub("join while the agent runs", func(t *testing.T, h *host) { h.joinAgain() })
+	sub("SELinux", func(t *testing.T, h *host) {
+		t.Skip("the lab's hosts share a kernel without SELinux; agent/selinux has a machine of its own")
+	})
+	sub("costs little", func(t *testing.T, h *host) {
+		h.must("systemctl", "restart", "tectonic-worker")
+		settled(h)
+		h.must("sleep", "10")
+		pid := strings.TrimSpace(h.must("systemctl", "show", "-p", "MainPID", "--value", "tectonic-worker"))
+		rss, err := strconv.Atoi(strings.TrimSpace(h.must("sh", "-c", "awk '/^VmRSS/ {print $2}' /proc/"+pid+"/status")))
+		if err != nil {
+			t.Fatal(err)
+		}
+		wakes := func() int {
+			n, err := strconv.Atoi(strings.TrimSpace(h.must("sh", "-c", "cat /proc/"+pid+"/task/*/status | awk '/^voluntary_ctxt/ {n += $2} END {print n}'")))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+		const window = 30
+		before := wakes()
+		h.must("sleep", strconv.Itoa(window))
+		woken := wakes() - before
+		t.Logf("%.1f MiB resident; woken %d times in %d s\n%s", float64(rss)/1024, woken, window, h.must("sh", "-c", "grep -E '^(Rss|VmHWM)' /proc/"+pid+"/status"))
+		if rss > 20<<10 {
+			t.Errorf("%d KiB resident, want at most 20 MiB", rss)
+		}
+		if woken > 20 {
+			t.Errorf("an idle agent woke %d times in %d s", woken, window)
+		}
+	})
+	sub("stops at once", func(t *testing.T, h *host) {
+		begin := time.Now()
+		h.must("systemctl", "stop", "tectonic-worker")
+		if took := time.Since(begin); took > 5*time.Second {
+			t.Errorf("the stop took %s", took)
+		}
+		if got := strings.TrimSpace(h.must("systemctl", "show", "-p", "Result", "--value", "tectonic-worker")); got != "success" {
+			t.Errorf("it ended as %s", got)
+		}
+		if r := h.run("test", "-e", "/run/tectonic-worker/agent.sock"); r.Code == 0 {
+			t.Error("the socket stays")
+		}
+	})
+}
+
+// An API server that goes away and comes back: the host is kept meanwhile, and
+// what happened is told afterwards.
+func TestAgentWithoutAPI(t *testing.T) {
+	h := worker(t, lab.WorkerOptions{})
+	proxy := must[*lab.Proxy](t)(plane.ControlPlane.Proxy(t.Context()))
+	defer proxy.Close()
+	h.write("/root/kubeconfig", string(plane.WithServer(must[[]byte](t)(plane.SharedKubeconfig()), proxy.Server)))
+	h.join("--kubeconfig", "/root/kubeconfig", "--dns-service-ip", lab.DNSServiceIP)
+	h.soon("the API server is watched", 30*time.Second, func() bool { return h.agent().API.Connected })
+	for _, mode := range []lab.Mode{lab.Hang, lab.Refuse} {
+		if err := proxy.Set(mode); err != nil {
+			t.Fatal(err)
+		}
+		h.soon("the agent notices", 60*time.Second, func() bool { return !h.agent().API.Connected })
+		before := h.events("TectonicWorkerRepaired", "4789/udp")
+		h.must("firewall-cmd", "--remove-port=4789/udp")
+		h.soon("4789/udp is open again", 10*time.Second, func() bool { return h.open("runtime", "4789/udp") })
+		h.must("systemctl", "restart", "tectonic-worker")
+		h.soon("it starts without the API server", 10*time.Second, func() bool { return h.agent().Joined })
+		h.must("firewall-cmd", "--remove-port=4789/udp")
+		h.soon("4789/udp is open again", 10*time.Second, func() bool { return h.open("runtime", "4789/udp") })
+		if err := proxy.Set(lab.Forward); err != nil {
+			t.Fatal(err)
+		}
+		h.soon("the API server is watched again", 90*time.Second, func() bool { return h.agent().API.Connected })
+		h.soon("the Event arrives", 60*time.Second, func() bool { return h.events("TectonicWorkerRepaired", "4789/udp") > before })
+	}
 }
