@@ -109,7 +109,7 @@ func (d *drainer) run(ctx context.Context) error {
 	if err := d.helper.DeleteOrEvictPods(pods); err != nil {
 		return d.failed("evict the pods of node "+d.o.Node, err)
 	}
-	d.out.say("evicted %d pods", len(pods))
+	d.out.say("evicted %s", count(len(pods)))
 	return nil
 }
 
@@ -168,7 +168,7 @@ func (d *drainer) evictOnly(ctx context.Context, pods []corev1.Pod) error {
 			}
 		}
 	}
-	d.out.say("evicted %d pods; the kubelet does not run, so they end with the Node", len(pods))
+	d.out.say("evicted %s; the kubelet does not run, so that is the end of it only with the Node", count(len(pods)))
 	return nil
 }
 
@@ -210,4 +210,11 @@ func (l *lines) say(format string, args ...any) {
 func (l *lines) Write(p []byte) (int, error) {
 	l.say("%s", strings.TrimRight(string(p), "\n"))
 	return len(p), nil
+}
+
+func count(pods int) string {
+	if pods == 1 {
+		return "1 pod"
+	}
+	return fmt.Sprintf("%d pods", pods)
 }
