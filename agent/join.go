@@ -6,13 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path"
 	"strings"
 	"time"
 
-	"github.com/tectonic-worker/tectonic-worker/agent/container"
 	"github.com/tectonic-worker/tectonic-worker/agent/host"
-	"github.com/tectonic-worker/tectonic-worker/agent/kubelet"
 	"github.com/tectonic-worker/tectonic-worker/agent/node"
 	"github.com/tectonic-worker/tectonic-worker/agent/selinux"
 	"github.com/tectonic-worker/tectonic-worker/agent/systemd"
@@ -107,9 +104,7 @@ func (j *joiner) run(ctx context.Context) error {
 			return err
 		}
 		defer lock.Unlock()
-		for _, dir := range []string{"/etc/sysconfig", "/etc/kubernetes", "/etc/selinux", path.Dir(container.RktTrustedKeyPath), StateDir, RunDir, kubelet.RootDir} {
-			j.sys.Root.Sweep(dir)
-		}
+		sweep(j.sys.Root)
 	}
 	if err := j.gather(ctx); err != nil {
 		return err

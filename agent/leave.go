@@ -88,6 +88,7 @@ func (l *leaver) run(ctx context.Context) error {
 			return err
 		}
 		defer lock.Unlock()
+		sweep(l.sys.Root)
 	}
 	var err error
 	if l.ledger, err = OpenLedger(l.sys.Root); err != nil {

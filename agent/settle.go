@@ -1,6 +1,20 @@
 package agent
 
-import "github.com/tectonic-worker/tectonic-worker/agent/host"
+import (
+	"path"
+
+	"github.com/tectonic-worker/tectonic-worker/agent/container"
+	"github.com/tectonic-worker/tectonic-worker/agent/host"
+	"github.com/tectonic-worker/tectonic-worker/agent/kubelet"
+)
+
+// sweep deletes the unfinished files of killed runs, wherever one of ours
+// writes. Call it under the lock.
+func sweep(root host.Root) {
+	for _, dir := range []string{"/etc/sysconfig", "/etc/kubernetes", "/etc/selinux", path.Dir(container.RktTrustedKeyPath), StateDir, RunDir, kubelet.RootDir} {
+		root.Sweep(dir)
+	}
+}
 
 // settle closes the records of files that a killed run has begun to change and
 // that nothing in this run's plan looked at: settings that say already what is
