@@ -74,6 +74,10 @@ demo: lab rpm ## show it: boot a RHEL-like host and a control plane, install the
 bench: lab rpm ## measure against the seed's commands and a bare kubelet (ratios of one run)
 	go run ./test/bench --rpm dist
 
+.PHONY: soak
+soak: lab rpm ## inject faults at random (SOAK="-duration 30m -seed N"); prints its seed; not part of the tests
+	go run ./test/faults/cmd/soak --rpm dist $(SOAK)
+
 .PHONY: clean
 clean: ## remove what was built here (not the lab's caches)
 	rm -rf bin dist

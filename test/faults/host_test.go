@@ -215,8 +215,7 @@ func TestSlowKubeconfig(t *testing.T) {
 	tg := target(t)
 	h := &labHost{tg.Host, t}
 	h.sh("tar -C / -xf /root/after.tar; mv /etc/kubernetes/kubeconfig /root/good; systemctl start kubelet.path")
-	starts := func() string { return h.sh(`journalctl -u kubelet.service -o cat | grep -c 'runtime=podman' || true`) }
-	begin := starts()
+	since := h.sh("date '+%Y-%m-%d %H:%M:%S'")
 	for _, rubbish := range []string{": >", "printf '<html>Sign in</html>' >", "head -c 700 /root/good >", "printf 'apiVersion: v1\nkind: Config\n' >"} {
 		h.sh(rubbish + " /etc/kubernetes/kubeconfig; sleep 0.3")
 	}
@@ -227,10 +226,11 @@ cmp /root/good /etc/kubernetes/kubeconfig`, size))
 	if got := h.sh("systemctl show -p NRestarts --value kubelet"); got != "0" {
 		t.Errorf("the kubelet was restarted %s times", got)
 	}
-	if now := starts(); begin == now {
-		t.Error("the kubelet was not started by us")
+	log := h.sh("journalctl --no-pager -o cat -u kubelet.service --since '" + since + "'")
+	if n := strings.Count(log, "runtime=podman"); n != 1 {
+		t.Errorf("the kubelet was started %d times", n)
 	}
-	if log := h.Journal(t.Context(), "kubelet.service", 200); strings.Contains(log, "exit-code") || strings.Contains(log, "Failed") {
+	if strings.Contains(log, "exit-code") || strings.Contains(log, "Failed") {
 		t.Errorf("the kubelet was started on what is no kubeconfig:\n%s", log)
 	}
 }

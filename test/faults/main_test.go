@@ -64,12 +64,33 @@ func worker(t *testing.T, o lab.WorkerOptions) (*labtest.Host, *labtest.Plane) {
 	return h, plane
 }
 
-// target boots a host that faults are injected into.
+// shared is the host that most tests inject their faults into, one after the other.
+var shared *Target
+
+// target gives the shared host, as one that never joined. The lab takes it away in the end.
 func target(t *testing.T) *Target {
 	t.Helper()
-	h, plane := worker(t, lab.WorkerOptions{})
-	tg := must[*Target](t)(Prepare(t.Context(), h.Host, plane.ControlPlane))
-	t.Cleanup(func() { tg.Close() })
+	if shared == nil {
+		plane := labtest.ControlPlane(t)
+		rpm := must[string](t)(thisVersion())
+		h := must[*lab.Host](t)(labtest.Lab(t).Worker(context.Background(), lab.WorkerOptions{}))
+		if err := h.InstallRPM(t.Context(), rpm); err != nil {
+			t.Fatal(err)
+		}
+		shared = must[*Target](t)(Prepare(context.Background(), h, plane.ControlPlane))
+	}
+	tg := shared
+	t.Cleanup(func() {
+		if t.Failed() {
+			// The test's own context ends before its cleanups.
+			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			defer cancel()
+			t.Logf("journal of %s:\n%s", tg.Host.Name, tg.Host.Journal(ctx, "", 40))
+		}
+	})
+	if err := tg.Reset(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	return tg
 }
 

@@ -120,7 +120,8 @@ func onSmallDisk(dir, what string) func(context.Context, *Target, *rand.Rand) (S
 			return s, err
 		}
 		defer func() {
-			if _, undo := t.Host.Must(ctx, "umount", dir); err == nil {
+			// The agent has its socket and its lock in there.
+			if _, undo := t.Host.Must(ctx, "/bin/sh", "-c", `systemctl stop tectonic-worker.service kubelet.path kubelet.service; umount "$1"`, "umount", dir); err == nil {
 				err = undo
 			}
 		}()
