@@ -30,6 +30,8 @@ const (
 	// roundTimeout bounds a round: calls queue behind a reload, which can take
 	// minutes (firewalld #1227).
 	roundTimeout = 6 * time.Minute
+	// calm is how long nothing has happened when memory is given back.
+	calm = 10 * time.Second
 	// readyTimeout is how long being ready waits for a bus that is not there.
 	readyTimeout = 20 * time.Second
 	// stopTimeout is what a round may take to end when the agent is stopped.
@@ -157,6 +159,8 @@ func (d *daemon) loop(ctx context.Context) {
 	again := time.NewTimer(time.Hour)
 	again.Stop()
 	defer again.Stop()
+	slim := time.NewTimer(calm)
+	defer slim.Stop()
 	patience := time.After(readyTimeout)
 	waitFor := map[string]bool{"bus": true, "files": true, "units": true}
 	ready := func(what string) {
@@ -204,6 +208,11 @@ func (d *daemon) loop(ctx context.Context) {
 			d.want(scopeAll, coalesce, "a unit changed")
 		case n := <-d.news:
 			d.nodeSaid(n)
+			slim.Reset(calm)
+		case <-slim.C:
+			if d.o.Slim != nil {
+				d.o.Slim()
+			}
 		case notes := <-d.restored:
 			d.sayNotes(notes)
 		case <-net.C:
@@ -224,9 +233,7 @@ func (d *daemon) loop(ctx context.Context) {
 		case r := <-d.done:
 			d.running = false
 			d.took(ctx, &helpers, r)
-			if r.what&(scopeForeign|scopeAdopt) != 0 && d.o.Slim != nil {
-				d.o.Slim() // a look at everything leaves the most behind
-			}
+			slim.Reset(calm)
 			if d.recheck > 0 {
 				again.Reset(d.recheck)
 			} else {

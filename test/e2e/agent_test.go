@@ -287,7 +287,7 @@ func TestAgent(t *testing.T) {
 	sub("costs little", func(t *testing.T, h *host) {
 		h.must("systemctl", "restart", "tectonic-worker")
 		settled(h)
-		h.must("sleep", "10")
+		h.must("sleep", "25")
 		pid := strings.TrimSpace(h.must("systemctl", "show", "-p", "MainPID", "--value", "tectonic-worker"))
 		rss, err := strconv.Atoi(strings.TrimSpace(h.must("sh", "-c", "awk '/^VmRSS/ {print $2}' /proc/"+pid+"/status")))
 		if err != nil {
