@@ -105,7 +105,8 @@ func inOrder(all []CheckResult) []CheckResult {
 // missing.
 type examiner struct {
 	*handles
-	f *Facts
+	f       *Facts
+	joining bool // join looks, and what it mends itself must not keep it from doing so
 
 	settingsErr, credentialErr, imageErr error // of the files
 	runtimeErr, endpointErr, renderErr   error // of the host

@@ -177,7 +177,7 @@ func (j *joiner) checkHost(ctx context.Context, g *gatherer, s *StepResult) erro
 	// The configuration decides about swap and cgroups, and the CRI socket is
 	// in it: what can be found out comes before the checks, and what can't is
 	// one of their findings.
-	x := &examiner{handles: &j.handles, f: f}
+	x := &examiner{handles: &j.handles, f: f, joining: true}
 	x.host(ctx)
 	if x.renderErr != nil {
 		return x.renderErr
