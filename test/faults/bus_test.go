@@ -33,3 +33,20 @@ printf '[Service]\nExecStartPre=/bin/sleep 20\n' >/etc/systemd/system/kubelet.se
 		t.Error(b)
 	}
 }
+
+// TestJoinMendsWhatItMay joins a worker again whose firewalld lost our ports: that is what the second join is for.
+func TestJoinMendsWhatItMay(t *testing.T) {
+	tg := target(t)
+	h := &labHost{tg.Host, t}
+	for _, b := range must[[]string](t)(tg.NotConverged(t.Context())) {
+		t.Error(b)
+	}
+	h.sh(`systemctl stop tectonic-worker.service
+for layer in "" --permanent; do firewall-cmd -q $layer --zone=public --remove-port=10250/tcp --remove-port=4789/udp; done`)
+	if r := h.try("tectonic-worker", "doctor", "--only", "firewalld"); r.Code == 0 || !strings.Contains(r.Output(), "shut in zone public") {
+		t.Errorf("doctor does not see the shut ports: %s", r)
+	}
+	for _, b := range must[[]string](t)(tg.NotConverged(t.Context())) {
+		t.Error(b)
+	}
+}

@@ -58,7 +58,7 @@ var Rows = []Row{
 	{29, "default zone or an interface's zone changed", "the zone of the interface that reaches the API server", []string{"firewall.TestZoneOfInterface"}, "moving while joined is the agent's"},
 	{30, "port open already, alone or in a range", "not ours, and never closed by us", []string{"firewall.TestAlreadyOpen", "firewall.TestShutLeavesRangeWhole"}, ""},
 	{31, "administrator removes our port", "the agent opens it again or reports it, as set",
-		[]string{"test/e2e.TestAgent"}, ""},
+		[]string{"test/e2e.TestAgent", "test/faults.TestJoinMendsWhatItMay"}, ""},
 	{32, "D-Bus restarted, missing, or refusing", "connects again; status works without",
 		[]string{"firewall.TestBusRestart", "firewall.TestBusPolicy", "test/faults.TestBusDiesUnderJob", "test/faults.TestScenarios", "test/faults.TestJoined", "firewall.TestWatchBusRestart"}, ""},
 	{33, "two joins at once, one killed", "one works, the other waits or says busy; no lock goes stale",
