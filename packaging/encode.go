@@ -2,6 +2,7 @@ package packaging
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/md5"
 	"crypto/sha1"
 	"encoding/binary"
@@ -55,8 +56,7 @@ func encode(p *Package, signatures map[int]rpmpack.IndexEntry) ([]byte, error) {
 		Epoch:   rpmpack.NoEpoch, // the zero value would write epoch 0
 		Summary: p.Summary, Description: p.Description, Licence: p.License, URL: p.URL,
 		Group: "System Environment/Daemons", Vendor: "Tectonic Worker", BuildHost: "localhost", BuildTime: p.Time,
-		// Read by every rpm since 4.5, rpm 4.11 of EL7 included, and a third smaller than gzip.
-		Compressor: "xz",
+		Compressor: cmp.Or(p.Compressor, "gzip"),
 		Provides:   relations(p.Provides), Requires: relations(p.Requires), Conflicts: relations(p.Conflicts),
 	})
 	if err != nil {

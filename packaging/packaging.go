@@ -37,6 +37,7 @@ type Options struct {
 	Arch        string    // one of Arches
 	Dist        string    // one of Dists
 	Time        time.Time // of the build, the files and the changelog
+	Quick       bool      // gzip instead of xz: built in a tenth of the time and half as large again, for tests
 }
 
 // Package is an RPM before it is encoded.
@@ -48,6 +49,7 @@ type Package struct {
 	Files                              []File
 	Provides, Requires, Conflicts      []Relation
 	Post, Preun, Postun                string // scriptlets for /bin/sh
+	Compressor                         string // "xz" or "gzip"
 	// LegacyDigests adds the SHA-1 and MD5 digests, the only ones that rpm 4.11 (EL7) can check.
 	LegacyDigests bool
 }
@@ -131,6 +133,11 @@ func Build(o Options) (*Package, error) {
 		Time:          o.Time.UTC().Truncate(time.Second),
 		Changelog:     "- See " + docDir + "/CHANGELOG.md",
 		LegacyDigests: o.Dist == "el7",
+		// Read by every rpm since 4.5, rpm 4.11 of EL7 included, and a third smaller than gzip.
+		Compressor: "xz",
+	}
+	if o.Quick {
+		p.Compressor = "gzip"
 	}
 	for name, text := range map[string]*string{"post": &p.Post, "preun": &p.Preun, "postun": &p.Postun} {
 		data, err := scriptlets.ReadFile("scriptlets/" + name + ".sh")
@@ -164,7 +171,9 @@ func (p *Package) relate(o Options) {
 		{Name: "systemd", When: Postun},
 		{Name: "rpmlib(CompressedFileNames)", Op: "<=", Version: "3.0.4-1", When: RPMLib},
 		{Name: "rpmlib(FileDigests)", Op: "<=", Version: "4.6.0-1", When: RPMLib},
-		{Name: "rpmlib(PayloadIsXz)", Op: "<=", Version: "5.2-1", When: RPMLib},
+	}
+	if !o.Quick {
+		p.Requires = append(p.Requires, Relation{Name: "rpmlib(PayloadIsXz)", Op: "<=", Version: "5.2-1", When: RPMLib})
 	}
 	if strings.Contains(p.Version, "~") {
 		p.Requires = append(p.Requires, Relation{Name: "rpmlib(TildeInVersions)", Op: "<=", Version: "4.10.0-1", When: RPMLib})

@@ -33,6 +33,7 @@ func run(args []string, epoch string, stdout, stderr io.Writer) int {
 	flags.StringVar(&o.Release, "release", "1", "counts the packages of one version")
 	flags.StringVar(&o.Arch, "arch", "x86_64", strings.Join(packaging.Arches(), ", "))
 	dist := flags.String("dist", "el9", "one or more of "+strings.Join(packaging.Dists(), ", ")+", separated by commas")
+	flags.BoolVar(&o.Quick, "quick", false, "compress quickly instead of well: for a package that is not published")
 	out := flags.String("out", "dist", "`directory` to write to")
 	if err := flags.Parse(args); err != nil {
 		return 2

@@ -66,16 +66,31 @@ func run(ctx context.Context, rpm string) (err error) {
 		return err
 	}
 	s := stage{ctx, w, h}
+	var before world.Snapshot
 	for _, step := range []struct {
 		why  string
 		show func() error
 	}{
 		{"On the host: install the package (a RHEL host's rpm does not warn); it starts and opens nothing yet", s.on("rpm", "-i", filepath.Base(rpm))},
+		{"The host as it is now is kept, to compare it with later", func() (err error) {
+			before, err = world.TakeSnapshot(ctx, h)
+			return err
+		}},
 		{"On the host: join, with what the Tectonic Installer left for the cluster", s.on("tectonic-worker", "join", "--assets", "./"+filepath.Base(world.AssetsDir))},
 		{"On the administrator's machine: the API server has a new node, and it is Ready", s.nodes},
 		{"On the host: firewalld runs, with the worker's ports open now", s.ports("firewall-cmd", "--list-ports")},
 		{"... and after the next boot", s.ports("firewall-cmd", "--permanent", "--list-ports")},
 		{"On the host: how it is", s.on("tectonic-worker", "status")},
+		{"Somebody shuts a port by mistake; the agent opens it again",
+			s.repaired("firewall-cmd --query-port=10250/tcp", []string{"firewall-cmd", "--remove-port=10250/tcp"})},
+		{"Somebody makes that last, and reloads; the agent opens it again, now and at boot",
+			s.repaired("firewall-cmd --query-port=10250/tcp && firewall-cmd --permanent --query-port=10250/tcp",
+				[]string{"firewall-cmd", "--permanent", "--remove-port=10250/tcp"}, []string{"firewall-cmd", "--reload"})},
+		{"Somebody edits a file of ours; the agent puts it right",
+			s.repaired("grep -q readOnlyPort /etc/kubernetes/kubelet.yaml", []string{"sed", "-i", "/readOnlyPort/d", "/etc/kubernetes/kubelet.yaml"})},
+		{"What the agent says it did", s.on("journalctl", "--no-pager", "--output=cat", "--unit=tectonic-worker")},
+		{"On the host: leave the cluster again", s.on("tectonic-worker", "leave")},
+		{"The host, compared with the one before join", func() error { return s.compare(before) }},
 	} {
 		heading(step.why)
 		if err := step.show(); err != nil {
@@ -121,6 +136,56 @@ func (s stage) ports(argv ...string) func() error {
 		}
 		return nil
 	}
+}
+
+// repaired gives a step that breaks something by commands, and waits until the agent has made the shell line wanted true
+// again.
+func (s stage) repaired(wanted string, breaks ...[]string) func() error {
+	return func() error {
+		for _, argv := range breaks {
+			if err := s.run(os.Stdout, argv); err != nil {
+				return err
+			}
+		}
+		begin := time.Now()
+		for {
+			r, err := s.host.Exec(s.ctx, "sh", "-c", wanted)
+			if err != nil {
+				return err
+			}
+			if r.Code == 0 {
+				fmt.Printf("  repaired: %s holds, seen %.1f s later\n", wanted, time.Since(begin).Seconds())
+				return nil
+			}
+			if time.Since(begin) > 30*time.Second {
+				return fmt.Errorf("not repaired: %s; the agent says:\n%s", wanted, s.host.Journal(s.ctx, "tectonic-worker", 20))
+			}
+		}
+	}
+}
+
+// excepted are the differences that a host keeps after leave, by the beginning of their lines, each with its reason.
+var excepted = []string{
+	"/run/tectonic-worker",            // the lock, until the next boot
+	"/etc/cni/net.d/cni.lock",         // podman's
+	"/etc/firewalld/zones/public.xml", // firewalld writes a zone's file at its first permanent change, and keeps it and a copy
+	"/root/",                          // the caches of the commands shown here
+}
+
+// compare shows what is different from before, and fails where that is more than what is excepted.
+func (s stage) compare(before world.Snapshot) error {
+	after, err := world.TakeSnapshot(s.ctx, s.host)
+	if err != nil {
+		return err
+	}
+	for _, d := range before.Diff(after) {
+		fmt.Println("  " + d)
+	}
+	if left := before.Diff(after, excepted...); len(left) > 0 {
+		return fmt.Errorf("leave left %d differences that it should not", len(left))
+	}
+	fmt.Println("  files, firewall, units, sysctls, mounts and SELinux are as before join, but for what is listed")
+	return nil
 }
 
 // run runs argv in root's home directory on the host, live, and under a terminal of its own where this is one.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/tectonic-worker/tectonic-worker/test/lab"
+	"github.com/tectonic-worker/tectonic-worker/test/world"
 )
 
 func (h *host) putAssets(dir string) {
@@ -149,7 +150,7 @@ func TestJoin(t *testing.T) {
 }
 
 // dryRun proves that --dry-run tells everything and touches nothing.
-func (h *host) dryRun(before map[string]string) {
+func (h *host) dryRun(before world.Snapshot) {
 	h.t.Helper()
 	r := h.run("tectonic-worker", "join", "--assets", "/root/assets", "--dry-run")
 	if r.Code != 0 {
@@ -227,56 +228,23 @@ func (h *host) waitHealthy() {
 }
 
 // snapshot is everything that join could change, as the host itself tells it.
-func (h *host) snapshot() map[string]string {
+func (h *host) snapshot() world.Snapshot {
 	h.t.Helper()
-	files := h.must("sh", "-c", `find /etc /usr/lib/systemd /var/lib/tectonic-worker /run/tectonic-worker /var/lib/kubelet -xdev \( -type f -o -type l -o -type d \) -printf '%p %y %m %U %G %l ' \( -type f -exec sha256sum {} \; -o -printf '\n' \) 2>/dev/null | sed 's/  .*//' | sort`)
-	return map[string]string{
-		"files":              files,
-		"firewall":           h.must("firewall-cmd", "--list-all"),
-		"firewall permanent": h.must("firewall-cmd", "--permanent", "--list-all"),
-		"units":              h.must("sh", "-c", `for u in kubelet.service kubelet.path wait-for-dns.service; do echo $u $(systemctl is-enabled $u); done`),
-		"active":             h.run("systemctl", "is-active", "kubelet.service", "kubelet.path").Stdout,
+	s, err := world.TakeSnapshot(h.t.Context(), h.Host)
+	if err != nil {
+		h.t.Fatal(err)
 	}
+	return s
 }
 
 // unchanged compares the host with a snapshot; lines that begin with one of
 // except are passed over, and so is /run/tectonic-worker, which holds the lock
 // until the next boot.
-func (h *host) unchanged(before map[string]string, except ...string) {
+func (h *host) unchanged(before world.Snapshot, except ...string) {
 	h.t.Helper()
-	after := h.snapshot()
-	for what, was := range before {
-		if d := lineDiff(was, after[what], append(except, "/run/tectonic-worker")); d != "" {
-			h.t.Errorf("%s changed:\n%s", what, d)
-		}
+	for _, d := range before.Diff(h.snapshot(), append(except, "/run/tectonic-worker")...) {
+		h.t.Errorf("changed: %s", d)
 	}
-}
-
-// lineDiff lists the lines that only one side has, but for those that begin
-// with one of except.
-func lineDiff(a, b string, except []string) string {
-	count := map[string]int{}
-	for _, l := range strings.Split(a, "\n") {
-		count[l]--
-	}
-	for _, l := range strings.Split(b, "\n") {
-		count[l]++
-	}
-	var out string
-	for l, n := range count {
-		skip := n == 0
-		for _, e := range except {
-			skip = skip || strings.HasPrefix(l, e)
-		}
-		switch {
-		case skip:
-		case n < 0:
-			out += "- " + l + "\n"
-		default:
-			out += "+ " + l + "\n"
-		}
-	}
-	return out
 }
 
 // An older kubelet, under rkt, from an archive, in HCL without the DNS key.
