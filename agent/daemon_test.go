@@ -44,7 +44,7 @@ func watching(t *testing.T, test func(w *watched)) {
 	}
 	real := time.Now()
 	synctest.Test(t, func(t *testing.T) {
-		ahead := real.Sub(time.Now()) // certificates are of the real time
+		ahead := time.Until(real) // certificates are of the real time
 		w := &watched{doubles: d, t: t, bus: make(chan firewall.Event, 256), files: make(chan string, 256), unit: make(chan struct{}, 1)}
 		d.cluster.states, d.cluster.breaks = make(chan node.NodeState), make(chan error)
 		sys := d.system()
