@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/tectonic-worker/tectonic-worker/test/lab"
+	"github.com/tectonic-worker/tectonic-worker/test/world"
 )
 
 // notOurs is what differs after join and leave, by the beginning of its line,
@@ -64,6 +65,11 @@ func (h *host) asBefore(before map[string]string) {
 			h.t.Errorf("%s differ from before join:\n%s", what, d)
 		}
 	}
+}
+
+// lineDiff lists the lines that only one side has.
+func lineDiff(before, after string, except []string) string {
+	return strings.Join(world.LineDiff(before, after, except...), "\n")
 }
 
 // leave runs leave, which has to come to its end.

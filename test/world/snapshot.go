@@ -45,22 +45,30 @@ func TakeSnapshot(ctx context.Context, h *lab.Host) (Snapshot, error) {
 func (s Snapshot) Diff(after Snapshot, except ...string) []string {
 	var out []string
 	for _, area := range slices.Sorted(maps.Keys(s)) {
-		count := map[string]int{}
-		for l := range strings.Lines(s[area]) {
-			count[l]--
+		for _, l := range LineDiff(s[area], after[area], except...) {
+			out = append(out, area+": "+l)
 		}
-		for l := range strings.Lines(after[area]) {
-			count[l]++
-		}
-		for _, l := range slices.Sorted(maps.Keys(count)) {
-			if count[l] == 0 || slices.ContainsFunc(except, func(e string) bool { return strings.HasPrefix(l, e) }) {
-				continue
-			}
-			sign := "+"
-			if count[l] < 0 {
-				sign = "-"
-			}
-			out = append(out, area+": "+sign+" "+strings.TrimSpace(l))
+	}
+	return out
+}
+
+// LineDiff lists the lines that only one side has, in whatever order they stand there.
+func LineDiff(before, after string, except ...string) []string {
+	count := map[string]int{}
+	for l := range strings.Lines(before) {
+		count[strings.TrimSpace(l)]--
+	}
+	for l := range strings.Lines(after) {
+		count[strings.TrimSpace(l)]++
+	}
+	var out []string
+	for _, l := range slices.Sorted(maps.Keys(count)) {
+		switch {
+		case count[l] == 0 || slices.ContainsFunc(except, func(e string) bool { return strings.HasPrefix(l, e) }):
+		case count[l] < 0:
+			out = append(out, "- "+l)
+		default:
+			out = append(out, "+ "+l)
 		}
 	}
 	return out
