@@ -134,6 +134,8 @@ func TestScriptletsCallSystemctl(t *testing.T) {
 					t.Fatal(err)
 				}
 				switch {
+				case c.script == "postun" && c.arg == "1":
+					want = "daemon-reload\ntry-restart tectonic-worker.service\n"
 				case c.script != "preun":
 					want = "daemon-reload\n"
 				case c.arg == "0":
