@@ -1,5 +1,6 @@
 // Command bench measures the product against what it replaces, both in one run on one machine, and prints ratios: the
-// seed's four firewall-cmd commands, a bare restart of the kubelet, sizes and memory. It owns the figures' definitions and
+// seed's four firewall-cmd commands, a bare restart of the kubelet, a reload without the agent, the least that an agent could
+// be; and what the agents of a fleet cost their API server. It owns the figures' definitions and
 // targets (docs/benchmarks.md has them in words). It must not measure a stand-in: host, firewalld, kubelet and API server
 // are the lab's real ones. A target that is missed is said loudly and is no failure: exit code 1 means not measured.
 package main
@@ -25,17 +26,29 @@ import (
 func main() {
 	rpm := flag.String("rpm", "dist", "the package, or the `directory` that has it")
 	rounds := flag.Int("rounds", 9, "how often each side is measured, after one round that does not count")
+	b := bench{}
+	flag.IntVar(&b.reloads, "reloads", 30, "how many reloads of firewalld drop the runtime-only ports")
+	flag.IntVar(&b.gapReloads, "gap-reloads", 40, "how many reloads a connection is tried through, on each side")
+	flag.DurationVar(&b.idleFor, "idle", 2*time.Minute, "how long the idle agent is watched")
+	flag.IntVar(&b.agents, "agents", 1000, "how many agents the fleet has")
+	full := flag.Bool("full", false, "the counts that the targets are about: 200 and 1000 reloads, an hour idle, also 5000 agents (takes hours)")
+	only := flag.String("only", "", "measure only these `rows`, with commas: firewall, join, sizes, reload, gap, idle, leave, fleet")
 	flag.Parse()
-	if flag.NArg() > 0 || *rounds < 1 {
+	if *full {
+		b.reloads, b.gapReloads, b.idleFor, b.full = 200, 1000, time.Hour, true
+	}
+	if flag.NArg() > 0 || *rounds < 1 || b.reloads < 1 || b.gapReloads < 1 || b.idleFor <= 0 || b.agents < 1 {
 		flag.Usage()
 		os.Exit(2)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait for the cleaning up
-	ctx, cancel := context.WithTimeout(ctx, time.Minute*time.Duration(*rounds+2))
+	b.rounds = *rounds
+	limit := time.Minute*time.Duration(*rounds+20) + b.idleFor + 10*time.Second*time.Duration(b.reloads+b.gapReloads)
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	if err := run(ctx, *rpm, *rounds); err != nil {
+	if err := run(ctx, b, *rpm, *only); err != nil {
 		if errors.Is(ctx.Err(), context.Canceled) {
 			err = errors.New("interrupted")
 		}
@@ -53,31 +66,43 @@ type figure struct {
 // bench is what every measurement needs.
 type bench struct {
 	*world.World
-	rpm    string
-	rounds int
+	rpm                 string
+	rounds              int
+	reloads, gapReloads int
+	idleFor             time.Duration
+	agents              int
+	full                bool // the fleet has 5000 agents, too
 }
 
-func run(ctx context.Context, rpm string, rounds int) (err error) {
-	if rpm, err = world.Package(rpm); err != nil {
+func run(ctx context.Context, b bench, rpm, only string) (err error) {
+	if b.rpm, err = world.Package(rpm); err != nil {
 		return err
 	}
-	w, err := world.Open(ctx, nil)
-	if err != nil {
+	if b.World, err = world.Open(ctx, nil); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, w.Close()) }()
-	b := bench{w, rpm, rounds}
+	defer func() { err = errors.Join(err, b.Close()) }()
+	measurements := []struct {
+		row     string
+		measure func(context.Context) ([]figure, error)
+	}{
+		{"firewall", b.firewall}, {"join", b.join}, {"sizes", b.sizes}, {"reload", b.reloaded},
+		{"gap", b.gaps}, {"idle", b.idle}, {"leave", b.leave}, {"fleet", b.fleet},
+	}
 	before := load()
 	var figures []figure
-	for _, measure := range []func(context.Context) ([]figure, error){b.firewall, b.join, b.sizes} {
-		got, err := measure(ctx)
+	for _, m := range measurements {
+		if only != "" && !slices.Contains(strings.Split(only, ","), m.row) {
+			continue
+		}
+		got, err := m.measure(ctx)
 		if err != nil {
-			return err
+			return fmt.Errorf("%s: %w", m.row, err)
 		}
 		figures = append(figures, got...)
 	}
 	progress("")
-	show(figures, rounds)
+	show(figures, b.rounds)
 	after, cpus := load(), runtime.NumCPU()
 	fmt.Printf("\nLoad average %.1f before and %.1f after, on %d processors.\n", before, after, cpus)
 	if max(before, after) > float64(cpus) {
@@ -87,7 +112,7 @@ func run(ctx context.Context, rpm string, rounds int) (err error) {
 }
 
 func show(figures []figure, rounds int) {
-	fmt.Printf("Medians of %d rounds (least - most), sides in turn, after a round that does not count.\n"+
+	fmt.Printf("Medians of %d rounds (least - most) where nothing else is said, sides in turn, after a round that does not count.\n"+
 		"What is written to /etc and /var/lib/tectonic-worker goes to a disk; etcd is in memory.\n\n", rounds)
 	missed := 0
 	t := tabwriter.NewWriter(os.Stdout, 0, 0, 3, ' ', 0)
