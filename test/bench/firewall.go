@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -30,23 +27,12 @@ done`
 // firewall compares the seed's four commands with the same four changes by the package firewall, with the start of its
 // process and every question that join asks before. Both are started by the same shell and meet the same firewalld.
 func (b bench) firewall(ctx context.Context) ([]figure, error) {
-	dir, err := os.MkdirTemp("", "bench-")
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(dir)
-	program := filepath.Join(dir, "fourports")
-	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", program, "./test/bench/fourports")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("cannot build fourports: %w\n%s", err, out)
-	}
 	h, err := b.host(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer h.Close()
-	if err := h.CopyIn(program, "/usr/local/bin/fourports"); err != nil {
+	if err := install(ctx, h, "fourports"); err != nil {
 		return nil, err
 	}
 	var ours, bare, theirs times

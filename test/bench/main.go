@@ -1,8 +1,8 @@
 // Command bench measures the product against what it replaces, both in one run on one machine, and prints ratios: the
 // seed's four firewall-cmd commands, a bare restart of the kubelet, a reload without the agent, the least that an agent could
-// be; and what the agents of a fleet cost their API server. It owns the figures' definitions and
-// targets (docs/benchmarks.md has them in words). It must not measure a stand-in: host, firewalld, kubelet and API server
-// are the lab's real ones. A target that is missed is said loudly and is no failure: exit code 1 means not measured.
+// be; and what the agents of a fleet cost their API server. It owns the figures' definitions and targets
+// (docs/benchmarks.md has them in words). It must not measure a stand-in: host, firewalld, kubelet and API server are the
+// lab's real ones. A target that is missed is said loudly and is no failure: exit code 1 means not measured.
 package main
 
 import (
@@ -74,7 +74,25 @@ type bench struct {
 	full                bool // the fleet has 5000 agents, too
 }
 
+// measurement is one or more rows of the result.
+type measurement struct {
+	row     string
+	measure func(bench, context.Context) ([]figure, error)
+}
+
+// measurements in their order, by the names that --only takes.
+var measurements = []measurement{
+	{"firewall", bench.firewall}, {"join", bench.join}, {"sizes", bench.sizes}, {"reload", bench.reloaded},
+	{"gap", bench.gaps}, {"idle", bench.idle}, {"leave", bench.leave}, {"fleet", bench.fleet},
+}
+
 func run(ctx context.Context, b bench, rpm, only string) (err error) {
+	wanted := strings.Split(only, ",")
+	for _, w := range wanted {
+		if only != "" && !slices.ContainsFunc(measurements, func(m measurement) bool { return m.row == w }) {
+			return fmt.Errorf("--only: there is no row %q", w)
+		}
+	}
 	if b.rpm, err = world.Package(rpm); err != nil {
 		return err
 	}
@@ -82,20 +100,13 @@ func run(ctx context.Context, b bench, rpm, only string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.Close()) }()
-	measurements := []struct {
-		row     string
-		measure func(context.Context) ([]figure, error)
-	}{
-		{"firewall", b.firewall}, {"join", b.join}, {"sizes", b.sizes}, {"reload", b.reloaded},
-		{"gap", b.gaps}, {"idle", b.idle}, {"leave", b.leave}, {"fleet", b.fleet},
-	}
 	before := load()
 	var figures []figure
 	for _, m := range measurements {
-		if only != "" && !slices.Contains(strings.Split(only, ","), m.row) {
+		if only != "" && !slices.Contains(wanted, m.row) {
 			continue
 		}
-		got, err := m.measure(ctx)
+		got, err := m.measure(b, ctx)
 		if err != nil {
 			return fmt.Errorf("%s: %w", m.row, err)
 		}
