@@ -6,6 +6,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -85,8 +86,23 @@ func (w *watched) state(key string) ResourceState {
 }
 
 func (w *watched) shut(key string, e firewall.Event) {
+	w.fw.mu.Lock()
 	delete(w.fw.open, key)
+	w.fw.mu.Unlock()
 	w.bus <- e
+}
+
+func (w *watched) open(key string) bool {
+	w.fw.mu.Lock()
+	defer w.fw.mu.Unlock()
+	return w.fw.open[key]
+}
+
+// say makes the API server take reports, or not.
+func (w *watched) say(err error) {
+	w.cluster.mu.Lock()
+	defer w.cluster.mu.Unlock()
+	w.cluster.sayErr = err
 }
 
 func (w *watched) repairs(name string) int {
@@ -121,7 +137,7 @@ func TestAgentCoalesces(t *testing.T) {
 		before := w.status().LastLook.Looks
 		w.shut(tcp10250, firewall.Event{Kind: firewall.Reloaded})
 		synctest.Wait() // and no time goes by
-		if !w.fw.open[tcp10250] {
+		if !w.open(tcp10250) {
 			t.Error("a reload's loss waits")
 		}
 		if n := w.status().LastLook.Looks - before; n != 1 {
@@ -162,8 +178,8 @@ func TestAgentDoesNotFight(t *testing.T) {
 		for i := 1; i <= 3; i++ {
 			w.shut(tcp10250, removed)
 			w.pass(2 * time.Second)
-			if !w.fw.open[tcp10250] || w.repairs(tcp10250) != i {
-				t.Fatalf("removal %d: open %v, %d repairs", i, w.fw.open[tcp10250], w.repairs(tcp10250))
+			if !w.open(tcp10250) || w.repairs(tcp10250) != i {
+				t.Fatalf("removal %d: open %v, %d repairs", i, w.open(tcp10250), w.repairs(tcp10250))
 			}
 		}
 		if e := w.cluster.events; len(e) != 3 || e[2].Count != 3 || e[2].Name != e[0].Name || e[0].Warning {
@@ -171,8 +187,8 @@ func TestAgentDoesNotFight(t *testing.T) {
 		}
 		w.shut(tcp10250, removed)
 		w.pass(30 * time.Minute)
-		if w.fw.open[tcp10250] || w.state("port "+tcp10250) != StateFought {
-			t.Errorf("the fourth time: open %v, %s", w.fw.open[tcp10250], w.state("port "+tcp10250))
+		if w.open(tcp10250) || w.state("port "+tcp10250) != StateFought {
+			t.Errorf("the fourth time: open %v, %s", w.open(tcp10250), w.state("port "+tcp10250))
 		}
 		last := w.cluster.conditions[len(w.cluster.conditions)-1]
 		if last.Status != "True" || last.Reason != reasonFought || !strings.Contains(last.Message, "undone each time") {
@@ -184,7 +200,7 @@ func TestAgentDoesNotFight(t *testing.T) {
 		// A reload is nobody's will: it is made good all the same.
 		w.bus <- firewall.Event{Kind: firewall.Reloaded}
 		w.pass(2 * time.Second)
-		if !w.fw.open[tcp10250] {
+		if !w.open(tcp10250) {
 			t.Error("not open after a reload")
 		}
 		w.pass(time.Minute)
@@ -200,7 +216,7 @@ func TestAgentDoesNotFight(t *testing.T) {
 			w.pass(2 * time.Second)
 		}
 		w.pass(time.Hour + 10*time.Minute)
-		if !w.fw.open[tcp10250] {
+		if !w.open(tcp10250) {
 			t.Error("after an hour it is not tried again")
 		}
 	})
@@ -219,7 +235,7 @@ func TestAgentReports(t *testing.T) {
 		w.shut(tcp10250, firewall.Event{Kind: firewall.Reloaded})
 		w.units.set(units.Kubelet, func(st *systemd.State) { st.File = "disabled" })
 		w.pass(10 * time.Minute)
-		if w.fw.open[tcp10250] || slices.Contains(w.units.calls, "enable "+units.Kubelet) {
+		if w.open(tcp10250) || slices.Contains(w.units.calls, "enable "+units.Kubelet) {
 			t.Errorf("DRIFT=report changes the host: %q %q", w.fw.calls, w.units.calls)
 		}
 		if got := read(t, w.root, kubelet.ConfigPath); got != wanted {
@@ -257,12 +273,12 @@ func TestAgentWatchesKubelet(t *testing.T) {
 				t.Errorf("the agent did %q", c)
 			}
 		}
-		healthy := false
-		w.daemon.keeper.health = func(context.Context) (bool, string) { return healthy, "connection refused" }
+		var healthy atomic.Bool
+		w.daemon.keeper.health = func(context.Context) (bool, string) { return healthy.Load(), "connection refused" }
 		w.units.set(units.Kubelet, func(st *systemd.State) { st.Active = "active" })
 		w.unit <- struct{}{}
 		w.pass(5 * time.Second)
-		healthy = true
+		healthy.Store(true)
 		w.pass(time.Minute)
 		if last := w.cluster.conditions[len(w.cluster.conditions)-1]; last.Status != "False" || !w.status().Kubelet.Healthy {
 			t.Errorf("condition %+v, kubelet %+v", last, w.status().Kubelet)
@@ -279,12 +295,12 @@ func TestAgentWaitsForJoin(t *testing.T) {
 		}
 		w.shut(tcp10250, firewall.Event{Kind: firewall.Reloaded})
 		w.pass(time.Minute)
-		if w.fw.open[tcp10250] || !w.status().LastLook.Waits || w.status().Drift {
-			t.Errorf("under join's lock: open %v, %+v", w.fw.open[tcp10250], w.status().LastLook)
+		if w.open(tcp10250) || !w.status().LastLook.Waits || w.status().Drift {
+			t.Errorf("under join's lock: open %v, %+v", w.open(tcp10250), w.status().LastLook)
 		}
 		lock.Unlock()
 		w.pass(3 * time.Second)
-		if !w.fw.open[tcp10250] {
+		if !w.open(tcp10250) {
 			t.Error("after join ended the port stays shut")
 		}
 	})
@@ -306,8 +322,8 @@ func TestAgentFollowsZone(t *testing.T) {
 			tcp10250: false, "permanent/public/10250/tcp": false,
 			"runtime/public/4789/udp": true, // an administrator's
 		} {
-			if w.fw.open[key] != want {
-				t.Errorf("%s: open %v", key, w.fw.open[key])
+			if w.open(key) != want {
+				t.Errorf("%s: open %v", key, w.open(key))
 			}
 		}
 	})
@@ -318,11 +334,11 @@ func TestAgentFollowsZone(t *testing.T) {
 func TestAgentWithoutAPIServer(t *testing.T) {
 	watching(t, func(w *watched) {
 		w.cluster.breaks <- &node.APIError{Reason: node.ConnectTimeout, Op: "watch node w1", What: "no answer"}
-		w.cluster.sayErr = &node.APIError{Reason: node.ConnectTimeout, Op: "post", What: "no answer"}
+		w.say(&node.APIError{Reason: node.ConnectTimeout, Op: "post", What: "no answer"})
 		w.shut(tcp10250, firewall.Event{Kind: firewall.PortRemoved})
 		w.pass(time.Minute)
-		if !w.fw.open[tcp10250] || w.status().API.Connected {
-			t.Errorf("open %v, %+v", w.fw.open[tcp10250], w.status().API)
+		if !w.open(tcp10250) || w.status().API.Connected {
+			t.Errorf("open %v, %+v", w.open(tcp10250), w.status().API)
 		}
 		for range 2 * maxEvents {
 			w.daemon.herald.event("w1", "R", "m", false)
@@ -330,7 +346,7 @@ func TestAgentWithoutAPIServer(t *testing.T) {
 		if got := w.status().API.EventsDropped; got != maxEvents+1 {
 			t.Errorf("%d dropped, want %d", got, maxEvents+1)
 		}
-		w.cluster.sayErr = nil
+		w.say(nil)
 		w.cluster.states <- node.NodeState{Name: "w1", Registered: true, Ready: true}
 		w.pass(10 * time.Second)
 		if len(w.cluster.events) != maxEvents || !w.status().API.Connected {
@@ -342,7 +358,7 @@ func TestAgentWithoutAPIServer(t *testing.T) {
 // The credential may not report: said once, not tried again and again.
 func TestAgentMayNotReport(t *testing.T) {
 	watching(t, func(w *watched) {
-		w.cluster.sayErr = &node.APIError{Reason: node.Forbidden, Op: "report the event R on node w1", What: "403"}
+		w.say(&node.APIError{Reason: node.Forbidden, Op: "report the event R on node w1", What: "403"})
 		for range 3 {
 			w.shut(tcp10250, firewall.Event{Kind: firewall.PortRemoved})
 			w.pass(2 * time.Second)

@@ -217,6 +217,7 @@ func (d *unitsDouble) Close() {}
 // firewallDouble stands for firewalld with single ports alone; zones that were
 // not put in are refused as firewalld does.
 type firewallDouble struct {
+	mu     sync.Mutex // held by what looks at open and changes it
 	state  firewall.State
 	zones  map[string]string // by interface
 	open   map[string]bool   // by "layer/zone/port"
@@ -252,9 +253,13 @@ func (d *firewallDouble) ZoneOfInterface(_ context.Context, i string) (string, e
 	return d.state.DefaultZone, nil
 }
 func (d *firewallDouble) Query(_ context.Context, l firewall.Layer, zone string, p firewall.Port) (bool, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	return d.open[portKey(l, zone, p)], d.errs["query "+portKey(l, zone, p)]
 }
 func (d *firewallDouble) Add(_ context.Context, l firewall.Layer, zone string, p firewall.Port) (firewall.Change, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	k := portKey(l, zone, p)
 	if err := d.call("open", k); err != nil {
 		return firewall.Change{}, err
@@ -266,6 +271,8 @@ func (d *firewallDouble) Add(_ context.Context, l firewall.Layer, zone string, p
 	return firewall.Change{Zone: zone, Ports: []firewall.Port{p}}, nil
 }
 func (d *firewallDouble) Shut(_ context.Context, l firewall.Layer, zone string, p firewall.Port) (firewall.Change, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
 	k := portKey(l, zone, p)
 	if err := d.call("shut", k); err != nil {
 		return firewall.Change{}, err
