@@ -66,8 +66,8 @@ lint: tools ## gofmt, vet, staticcheck, shellcheck and the import rules
 	@out=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$out" ] || { echo "not formatted (make fmt):"; echo "$$out"; exit 1; }
 	go vet ./...
 	go tool staticcheck ./...
-	shellcheck --shell=sh $$(git ls-files 'packaging/scriptlets/*.sh')
-	shellcheck $$(git ls-files '*.sh' ':!packaging/scriptlets') .ci/run
+	shellcheck --shell=sh $$(git ls-files '*.sh')
+	shellcheck .ci/run
 	go test -count=1 -run '^TestImports|^TestPackage' ./test
 
 .PHONY: test
