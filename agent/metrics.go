@@ -12,7 +12,7 @@ import (
 
 // writeMetrics prints the status in Prometheus' text format 0.0.4. It is
 // written out here because the client library for it would take a good part of
-// the memory that the whole agent may have; docs/agent.md has the figures.
+// the memory that the whole agent may have.
 func writeMetrics(w io.Writer, s *AgentStatus) {
 	m := &metrics{}
 	m.gauge("build_info", "What this agent is; always 1.", 1, "version", s.Version, "goversion", s.GoVersion)

@@ -86,8 +86,8 @@ func (st step) each(undo *undoList, changed StepStatus, do func(Resource) (Outco
 }
 
 func joinComma(a, b string) string {
-	if a == "" {
-		return b
+	if a == "" || b == "" {
+		return a + b
 	}
 	return a + ", " + b
 }
