@@ -72,7 +72,7 @@ lint: tools ## gofmt, vet, staticcheck, shellcheck and the import rules
 
 .PHONY: test
 test: lint lab ## run all the tests (as root: with real machines; else without them)
-	go test -timeout 60m ./...
+	go test -timeout 60m -parallel 3 ./...
 
 .PHONY: demo
 demo: lab rpm-lab ## show it: boot a RHEL-like host and a control plane, install the RPM, join, clean up

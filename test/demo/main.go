@@ -169,7 +169,6 @@ var excepted = []string{
 	"/run/tectonic-worker",            // the lock, until the next boot
 	"/etc/cni/net.d/cni.lock",         // podman's
 	"/etc/firewalld/zones/public.xml", // firewalld writes a zone's file at its first permanent change, and keeps it and a copy
-	"/root/",                          // the caches of the commands shown here
 }
 
 // compare shows what is different from before, and fails where that is more than what is excepted.

@@ -98,6 +98,7 @@ func (h *host) condition() string {
 
 // The agent on a joined host, against everything that happens to such hosts.
 func TestAgent(t *testing.T) {
+	t.Parallel()
 	h := worker(t, lab.WorkerOptions{})
 	h.putAssets("/root/assets")
 	if r := h.run("tectonic-worker", "metrics"); r.Code != 69 || !strings.Contains(r.Stderr, "no agent") {
@@ -265,6 +266,9 @@ func TestAgent(t *testing.T) {
 		settled(h)
 	})
 	sub("DRIFT=report changes nothing", func(t *testing.T, h *host) {
+		// The ports were shut so often above that once more would be a fight.
+		h.must("systemctl", "restart", "tectonic-worker")
+		settled(h)
 		h.must("sh", "-c", "echo DRIFT=report >>/etc/sysconfig/tectonic-worker")
 		h.soon("the agent knows", 10*time.Second, func() bool { s := h.agent(); return len(s.Resources) > 0 && s.Resources[0].Drift == "report" })
 		h.must("firewall-cmd", "--remove-port=4789/udp")
@@ -330,6 +334,7 @@ func TestAgent(t *testing.T) {
 // An API server that goes away and comes back: the host is kept meanwhile, and
 // what happened is told afterwards.
 func TestAgentWithoutAPI(t *testing.T) {
+	t.Parallel()
 	h := worker(t, lab.WorkerOptions{})
 	proxy := must[*lab.Proxy](t)(plane.ControlPlane.Proxy(t.Context()))
 	defer proxy.Close()

@@ -75,6 +75,7 @@ func (h *host) status(code int) map[string]any {
 // Doctor on a real host, before and after join, with one real fault after the
 // other: each shows in the check that is for it, and goes with its cause.
 func TestDoctor(t *testing.T) {
+	t.Parallel()
 	h := worker(t, lab.WorkerOptions{})
 	h.putAssets("/root/assets")
 	before := h.snapshot()

@@ -26,6 +26,7 @@ func must[T any](t *testing.T) func(T, error) T {
 // Every way in which what join is given can be wrong: its exit code, a
 // sentence that names the cause and the remedy, and a host that is as before.
 func TestJoinRefuses(t *testing.T) {
+	t.Parallel()
 	h := worker(t, lab.WorkerOptions{})
 	proxy := must[*lab.Proxy](t)(plane.ControlPlane.Proxy(t.Context()))
 	defer proxy.Close()
@@ -99,6 +100,7 @@ func TestJoinRefuses(t *testing.T) {
 
 // What is wrong with the host shows before anything is changed.
 func TestJoinChecksHost(t *testing.T) {
+	t.Parallel()
 	t.Run("no runtime", func(t *testing.T) {
 		h := worker(t, lab.WorkerOptions{NoPodman: true})
 		h.putAssets("/root/assets")
@@ -159,6 +161,7 @@ func TestJoinChecksHost(t *testing.T) {
 
 // A firewalld that is not there is a note, not a failure.
 func TestJoinWithoutFirewalld(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name   string
 		remove []string
@@ -170,6 +173,7 @@ func TestJoinWithoutFirewalld(t *testing.T) {
 		{name: "absent", remove: []string{"/usr/lib/systemd/system/firewalld.service", "/usr/sbin/firewalld"}, setup: "true", says: "firewalld is not installed"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			h := worker(t, lab.WorkerOptions{Remove: tt.remove})
 			h.putAssets("/root/assets")
 			h.must("sh", "-c", tt.setup)
@@ -187,6 +191,7 @@ func TestJoinWithoutFirewalld(t *testing.T) {
 
 // Where the kubelet does not come up, everything is put back.
 func TestJoinRollsBack(t *testing.T) {
+	t.Parallel()
 	h := worker(t, lab.WorkerOptions{})
 	h.putAssets("/root/assets")
 	except := []string{
@@ -240,6 +245,7 @@ func TestJoinRollsBack(t *testing.T) {
 
 // A join that fails on a worker leaves it the worker that it was.
 func TestJoinFailsOnWorker(t *testing.T) {
+	t.Parallel()
 	h := worker(t, lab.WorkerOptions{})
 	h.putAssets("/root/assets")
 	h.join("--assets", "/root/assets")
@@ -257,6 +263,7 @@ func TestJoinFailsOnWorker(t *testing.T) {
 
 // Disk full under /etc: a clear error, the old files whole, nothing left over.
 func TestJoinDiskFull(t *testing.T) {
+	t.Parallel()
 	h := worker(t, lab.WorkerOptions{})
 	h.putAssets("/root/assets")
 	h.must("sh", "-c", `mkdir /tmp/keep && cp -a /etc/kubernetes/. /tmp/keep/ && mount -t tmpfs -o size=16k tmpfs /etc/kubernetes &&
@@ -275,6 +282,7 @@ func TestJoinDiskFull(t *testing.T) {
 
 // Two joins at once: one works, the other waits or says that it is busy.
 func TestTwoJoins(t *testing.T) {
+	t.Parallel()
 	h := worker(t, lab.WorkerOptions{})
 	h.putAssets("/root/assets")
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
@@ -313,6 +321,7 @@ func TestTwoJoins(t *testing.T) {
 
 // A power cut in the ledger's last line, and a leftover of a killed write.
 func TestJoinAfterKill(t *testing.T) {
+	t.Parallel()
 	h := worker(t, lab.WorkerOptions{})
 	h.putAssets("/root/assets")
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

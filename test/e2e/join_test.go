@@ -50,6 +50,7 @@ func (h *host) kubeletArgs() string {
 // A package, a directory of assets, one command: Ready, and everything that
 // the seed's README asks for, seen from the other side.
 func TestJoin(t *testing.T) {
+	t.Parallel()
 	h := worker(t, lab.WorkerOptions{})
 	h.putAssets("/root/assets")
 	before := h.snapshot()
@@ -249,6 +250,7 @@ func (h *host) unchanged(before world.Snapshot, except ...string) {
 
 // An older kubelet, under rkt, from an archive, in HCL without the DNS key.
 func TestJoinRkt(t *testing.T) {
+	t.Parallel()
 	const version = "v1.34.4"
 	h := worker(t, lab.WorkerOptions{Rkt: true, KubeletVersion: version, Files: []lab.File{{
 		// What an administrator without a way to the Internet does.
@@ -288,6 +290,7 @@ func TestJoinRkt(t *testing.T) {
 
 // A bootstrap token becomes a certificate of the node's own.
 func TestJoinBootstrapToken(t *testing.T) {
+	t.Parallel()
 	h := worker(t, lab.WorkerOptions{})
 	ctx := t.Context()
 	kubeconfig, err := plane.BootstrapKubeconfig(ctx, time.Hour)
@@ -314,6 +317,7 @@ func TestJoinBootstrapToken(t *testing.T) {
 
 // The seed's way: edit the settings, copy the kubeconfig, start the kubelet.
 func TestByHand(t *testing.T) {
+	t.Parallel()
 	h := worker(t, lab.WorkerOptions{})
 	// What the original package's administrators have in their file.
 	h.write("/etc/sysconfig/tectonic-worker", "KUBERNETES_DNS_SERVICE_IP="+lab.DNSServiceIP+"\nCLUSTER_DOMAIN=cluster.local\n")

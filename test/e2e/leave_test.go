@@ -90,6 +90,7 @@ func (h *host) nodeExists() bool {
 
 // After join and leave the host is as before join, whatever happened between.
 func TestLeave(t *testing.T) {
+	t.Parallel()
 	h := worker(t, lab.WorkerOptions{})
 	h.putAssets("/root/assets")
 	proxy := must[*lab.Proxy](t)(plane.ControlPlane.Proxy(t.Context()))
@@ -287,6 +288,7 @@ func (h *host) leaveKilled(at string) {
 
 // Pods are evicted, and a disruption budget is heard.
 func TestLeaveEvicts(t *testing.T) {
+	t.Parallel()
 	h := worker(t, lab.WorkerOptions{})
 	h.putAssets("/root/assets")
 	h.join("--assets", "/root/assets")
@@ -373,6 +375,7 @@ spec:
 // A node's own credential may not delete its Node: that is said, with what to
 // do, and the host leaves all the same.
 func TestLeaveByOwnCredential(t *testing.T) {
+	t.Parallel()
 	h := worker(t, lab.WorkerOptions{})
 	kubeconfig := must[[]byte](t)(plane.BootstrapKubeconfig(t.Context(), time.Hour))
 	h.write("/root/bootstrap", string(kubeconfig))

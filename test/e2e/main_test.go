@@ -72,7 +72,7 @@ func build(dir string) error {
 // worker boots a host with the package installed.
 func worker(t *testing.T, o lab.WorkerOptions) *host {
 	t.Helper()
-	plane = labtest.ControlPlane(t)
+	planeOnce.Do(func() { plane = labtest.ControlPlane(t) })
 	rpm, err := buildPackage()
 	if err != nil {
 		t.Fatalf("cannot build the package: %v", err)
@@ -92,8 +92,11 @@ func worker(t *testing.T, o lab.WorkerOptions) *host {
 	return h
 }
 
-// plane is the control plane that all tests share.
-var plane *labtest.Plane
+// plane is the control plane that all tests share, from the first worker on.
+var (
+	planeOnce sync.Once
+	plane     *labtest.Plane
+)
 
 // host is a lab host in a test: what can't fail ends the test.
 type host struct {

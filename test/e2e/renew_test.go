@@ -395,6 +395,7 @@ func (h *host) until(what, script string) {
 // A kubeconfig that is replaced while the agent runs: a bad one disturbs no
 // kubelet, not even one that is started again; a good one is taken once.
 func TestKubeconfigReplaced(t *testing.T) {
+	t.Parallel()
 	h := worker(t, lab.WorkerOptions{})
 	h.putAssets("/root/assets")
 	h.join("--assets", "/root/assets")

@@ -15,16 +15,15 @@ type Snapshot map[string]string
 
 // areas are the facts of a Snapshot, as commands on the host.
 var areas = map[string]string{
-	"files": `find /etc /opt /usr/lib/systemd /usr/bin /usr/libexec /root /var/lib/tectonic-worker /var/lib/kubelet /var/lib/cni /run/tectonic-worker \
+	"files": `find /etc /opt /usr/lib/systemd /usr/bin /usr/libexec /var/lib/tectonic-worker /var/lib/kubelet /var/lib/cni /run/tectonic-worker \
 		-xdev \( -type f -o -type l -o -type d \) -printf '%p %y %m %U %G %l ' \( -type f -exec sha256sum {} \; -o -printf '\n' \) 2>/dev/null | sed 's/  .*//' | sort`,
-	"firewall now":      `firewall-cmd --list-all-zones 2>&1`,
-	"firewall at boot":  `firewall-cmd --permanent --list-all-zones 2>&1`,
-	"units at boot":     `for u in kubelet.service kubelet.path wait-for-dns.service tectonic-worker.service; do echo $u $(systemctl is-enabled $u 2>&1); done`,
-	"units now":         `for u in kubelet.service kubelet.path tectonic-worker.service; do echo $u $(systemctl is-active $u 2>&1); done`,
-	"sysctls":           `sysctl -a 2>/dev/null | grep -E '^(net.ipv4.ip_forward|net.bridge|net.ipv4.conf.all.(forwarding|route_localnet)|vm.(overcommit_memory|panic_on_oom)|kernel.panic)'`,
-	"mounts":            `awk '{print $5}' /proc/self/mountinfo | grep -E '^/(var/lib/kubelet|etc)' | sort`,
-	"SELinux":           `cat /sys/fs/selinux/enforce /etc/selinux/config 2>/dev/null; true`,
-	"podman containers": `podman ps --all --format '{{.Names}}' 2>/dev/null; true`,
+	"firewall now":     `firewall-cmd --list-all-zones 2>&1`,
+	"firewall at boot": `firewall-cmd --permanent --list-all-zones 2>&1`,
+	"units at boot":    `for u in kubelet.service kubelet.path wait-for-dns.service tectonic-worker.service; do echo $u $(systemctl is-enabled $u 2>&1); done`,
+	"units now":        `for u in kubelet.service kubelet.path tectonic-worker.service; do echo $u $(systemctl is-active $u 2>&1); done`,
+	"sysctls":          `sysctl -a 2>/dev/null | grep -E '^(net.ipv4.ip_forward|net.bridge|net.ipv4.conf.all.(forwarding|route_localnet)|vm.(overcommit_memory|panic_on_oom)|kernel.panic)'`,
+	"mounts":           `awk '{print $5}' /proc/self/mountinfo | grep -E '^/(var/lib/kubelet|etc)' | sort`,
+	"SELinux":          `cat /sys/fs/selinux/enforce /etc/selinux/config 2>/dev/null; true`,
 }
 
 // TakeSnapshot looks at a host and changes nothing.
