@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -93,16 +92,15 @@ nothing. Without --assets and --kubeconfig it uses the files on the host.`,
 		if o.Kubeconfig, o.KubeconfigFrom, err = readKubeconfig(c.Context(), std, kubeconfig); err != nil {
 			return err
 		}
-		var report agent.Reporter = quiet{}
-		if output == "text" {
-			r := newReport(std.out)
-			defer r.close()
-			report = r
-		}
+		report, end := reporterFor(std, output)
+		defer end()
 		sys := newSystem(std)
 		res, err := agent.Join(c.Context(), sys, o, report)
 		if output == "json" {
-			return joinJSON(std.out, res, err)
+			return printResult(std, struct {
+				*agent.JoinResult
+				Error *failure `json:"error,omitempty"`
+			}{res, failureOf(err)}, err)
 		}
 		return joinText(std, res, err)
 	}
@@ -168,32 +166,6 @@ func readAll(ctx context.Context, r io.Reader) ([]byte, error) {
 	case res := <-done:
 		return res.data, res.err
 	}
-}
-
-// failure is an error in a JSON document.
-type failure struct {
-	Message string      `json:"message"`
-	Code    int         `json:"code"`
-	Stage   agent.Stage `json:"stage,omitempty"`
-}
-
-func joinJSON(w io.Writer, res *agent.JoinResult, err error) error {
-	doc := struct {
-		*agent.JoinResult
-		Error *failure `json:"error,omitempty"`
-	}{JoinResult: res}
-	if err != nil {
-		doc.Error = &failure{Message: err.Error(), Code: agent.ExitCode(err), Stage: agent.StageOf(err)}
-	}
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	if werr := e.Encode(doc); werr != nil {
-		return fmt.Errorf("cannot write the result: %w", werr)
-	}
-	if err != nil {
-		return errReported{doc.Error.Code}
-	}
-	return nil
 }
 
 func joinText(std stdio, res *agent.JoinResult, err error) error {

@@ -1,9 +1,7 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"time"
 
@@ -48,38 +46,18 @@ names it. Interrupted, it goes on where it was when it is run again.`,
 			return usage(fmt.Errorf("--timeout %s: it must be more than nothing", o.Timeout))
 		}
 		o.Environ = os.Environ()
-		var report agent.Reporter = quiet{}
-		if output == "text" {
-			r := newReport(std.out)
-			defer r.close()
-			report = r
-		}
+		report, end := reporterFor(std, output)
+		defer end()
 		res, err := agent.Leave(c.Context(), newSystem(std), o, report)
 		if output == "json" {
-			return leaveJSON(std.out, res, err)
+			return printResult(std, struct {
+				*agent.LeaveResult
+				Error *failure `json:"error,omitempty"`
+			}{res, failureOf(err)}, err)
 		}
 		return leaveText(std, res, err)
 	}
 	return c
-}
-
-func leaveJSON(w io.Writer, res *agent.LeaveResult, err error) error {
-	doc := struct {
-		*agent.LeaveResult
-		Error *failure `json:"error,omitempty"`
-	}{LeaveResult: res}
-	if err != nil {
-		doc.Error = &failure{Message: err.Error(), Code: agent.ExitCode(err)}
-	}
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	if werr := e.Encode(doc); werr != nil {
-		return fmt.Errorf("cannot write the result: %w", werr)
-	}
-	if err != nil {
-		return errReported{doc.Error.Code}
-	}
-	return nil
 }
 
 func leaveText(std stdio, res *agent.LeaveResult, err error) error {

@@ -1,9 +1,7 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"time"
 
@@ -52,38 +50,18 @@ workers has none of its own to renew: it needs a new kubeconfig.`,
 		if o.Kubeconfig, o.KubeconfigFrom, err = readKubeconfig(c.Context(), std, kubeconfig); err != nil {
 			return err
 		}
-		var report agent.Reporter = quiet{}
-		if output == "text" {
-			r := newReport(std.out)
-			defer r.close()
-			report = r
-		}
+		report, end := reporterFor(std, output)
+		defer end()
 		res, err := agent.Renew(c.Context(), newSystem(std), o, report)
 		if output == "json" {
-			return renewJSON(std.out, res, err)
+			return printResult(std, struct {
+				*agent.RenewResult
+				Error *failure `json:"error,omitempty"`
+			}{res, failureOf(err)}, err)
 		}
 		return renewText(std, res, err)
 	}
 	return c
-}
-
-func renewJSON(w io.Writer, res *agent.RenewResult, err error) error {
-	doc := struct {
-		*agent.RenewResult
-		Error *failure `json:"error,omitempty"`
-	}{RenewResult: res}
-	if err != nil {
-		doc.Error = &failure{Message: err.Error(), Code: agent.ExitCode(err), Stage: agent.StageOf(err)}
-	}
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	if werr := e.Encode(doc); werr != nil {
-		return fmt.Errorf("cannot write the result: %w", werr)
-	}
-	if err != nil {
-		return errReported{doc.Error.Code}
-	}
-	return nil
 }
 
 func renewText(std stdio, res *agent.RenewResult, err error) error {
