@@ -1,0 +1,3 @@
+// Package rpcpb is matchbox's gRPC services, generated from installer/matchbox/proto. It must not
+// be linked together with matchbox's own package of that name: both register the same message names.
+package rpcpb
