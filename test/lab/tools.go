@@ -41,6 +41,8 @@ var tools = []tool{
 	{"containerd", "containerd", "containerd"},
 	{"runc", "runc", "runc"},
 	{"qemu-system-x86_64", "qemu-system-x86", "qemu-kvm-core"},
+	{"ipmi_sim", "openipmi", "OpenIPMI-lanserv"},
+	{"ipmitool", "ipmitool", "ipmitool"},
 }
 
 // absent lists the tools that are not installed.
