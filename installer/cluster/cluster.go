@@ -30,6 +30,9 @@ type Cluster struct {
 
 	// Path is the file that this was read from; paths in it are relative to that file's directory.
 	Path string `yaml:"-"`
+
+	lines    map[string]int
+	warnings Findings
 }
 
 // DNS holds the names that users of the cluster know.
@@ -68,7 +71,7 @@ const (
 type Network struct {
 	DHCP      string       `yaml:"dhcp"`
 	Interface string       `yaml:"interface"` // of the provisioner
-	Subnet    netip.Prefix `yaml:"subnet"`
+	Subnet    netip.Prefix `yaml:"subnet"`    // IPv4, as PXE is
 	Range     Range        `yaml:"range"`     // addresses for machines without a reservation; full mode only
 	Gateway   netip.Addr   `yaml:"gateway"`   // full mode only
 	LeaseTime string       `yaml:"leaseTime"` // as in dnsmasq(8), 1h
@@ -155,7 +158,7 @@ type Machine struct {
 	Name    string     `yaml:"name"` // a DNS label
 	MACs    []MAC      `yaml:"macs"` // any of its cards may boot
 	DNSName string     `yaml:"dnsName"`
-	Address netip.Addr `yaml:"address"` // its reservation; required for full DHCP with DNS
+	Address netip.Addr `yaml:"address"` // its reservation in full mode; required when network.dns is true
 	Role    string     `yaml:"role"`
 	Power   Power      `yaml:"power"`
 	// Exit is how "boot from disk" is said to its firmware: auto, exit, http-404, sanboot.

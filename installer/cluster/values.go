@@ -57,10 +57,14 @@ func ParseBytes(s string) (Bytes, error) {
 
 // String is the shortest exact form.
 func (b Bytes) String() string {
+	best := ""
 	for _, x := range suffixes {
-		if x.suffix != "K" && b != 0 && int64(b)%x.factor == 0 {
-			return strconv.FormatInt(int64(b)/x.factor, 10) + x.suffix + "B"
+		if x.suffix == "K" || int64(b)%x.factor != 0 {
+			continue
+		}
+		if s := strconv.FormatInt(int64(b)/x.factor, 10) + x.suffix + "B"; best == "" || len(s) < len(best) {
+			best = s
 		}
 	}
-	return "0B"
+	return best
 }
