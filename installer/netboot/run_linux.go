@@ -1,0 +1,160 @@
+package netboot
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// stopTimeout is how long dnsmasq may take to end.
+const stopTimeout = 5 * time.Second
+
+// Run runs dnsmasq with the configuration until ctx ends or dnsmasq does, and gives every event to events, one at a
+// time, in order. It returns nil when ctx ended it. dnsmasq is a child in the network namespace of the calling thread
+// and is killed should this process die. log gets each line that dnsmasq writes; it may be nil.
+func Run(ctx context.Context, cfg Config, events func(Event), log func(line string)) error {
+	program, err := FindDnsmasq()
+	if err != nil {
+		return err
+	}
+	path, remove, err := configFile(cfg.Text)
+	if err != nil {
+		return err
+	}
+	defer remove()
+	if err := directories(cfg.Text); err != nil {
+		return err
+	}
+
+	// The parent-death signal is sent when the thread that forked ends (prctl(2)), so this one is kept.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	cmd := exec.Command(program, "--keep-in-foreground", "--log-facility=-", "--pid-file", "--conf-file="+path)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	stderr, err := cmd.StderrPipe()
+	if err != nil {
+		return fmt.Errorf("cannot run %s: %w", program, err)
+	}
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("cannot run %s: %w", program, err)
+	}
+	ended := make(chan struct{})
+	go stop(ctx, cmd.Process, ended)
+
+	arp := fmt.Sprintf("/proc/%d/net/arp", cmd.Process.Pid) // the table of dnsmasq's namespace
+	last := follow(stderr, newLogReader(time.Now, func(ip netip.Addr) string { return neighbour(arp, ip) }), events, log)
+	err = cmd.Wait()
+	close(ended)
+	if ctx.Err() != nil {
+		return nil
+	}
+	return exitError(err, last)
+}
+
+// stop ends dnsmasq when ctx does.
+func stop(ctx context.Context, p *os.Process, ended <-chan struct{}) {
+	select {
+	case <-ended:
+		return
+	case <-ctx.Done():
+	}
+	p.Signal(syscall.SIGTERM)
+	timer := time.NewTimer(stopTimeout)
+	defer timer.Stop()
+	select {
+	case <-ended:
+	case <-timer.C:
+		p.Kill()
+	}
+}
+
+// follow reads the log to its end and returns the last line that was written by dnsmasq itself rather than about a
+// packet: the reason, when it could not start.
+func follow(r io.Reader, reader *logReader, events func(Event), log func(string)) (last string) {
+	lines := bufio.NewReaderSize(r, 64<<10)
+	for {
+		line, err := lines.ReadString('\n')
+		if line = strings.TrimRight(line, "\r\n"); line != "" {
+			if text, found := strings.CutPrefix(line, "dnsmasq: "); found {
+				last = text
+			}
+			if log != nil {
+				log(printable(line))
+			}
+			if e, ok := reader.read(line); ok && events != nil {
+				events(e)
+			}
+		}
+		if err != nil {
+			return last
+		}
+	}
+}
+
+// directories makes those that dnsmasq will not make itself.
+func directories(text []byte) error {
+	for line := range strings.Lines(string(text)) {
+		key, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		switch key {
+		case "tftp-root":
+		case "dhcp-leasefile":
+			value = filepath.Dir(value)
+		default:
+			continue
+		}
+		if err := os.MkdirAll(value, 0o755); err != nil {
+			return fmt.Errorf("cannot make %s for dnsmasq: %w", value, err)
+		}
+	}
+	return nil
+}
+
+// exitError says why dnsmasq ended, by its exit code (dnsmasq(8), EXIT CODES).
+func exitError(err error, said string) error {
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		if err == nil {
+			return errors.New("dnsmasq ended by itself; its log says no more")
+		}
+		return fmt.Errorf("cannot wait for dnsmasq: %w", err)
+	}
+	if said == "" {
+		said = exit.String()
+	}
+	said = printable(said)
+	switch {
+	case exit.ExitCode() == 2 && strings.Contains(said, "in use"):
+		return fmt.Errorf("dnsmasq cannot serve: %s; another DHCP, TFTP or DNS server has the port: see \"ss -lnup\", and stop it or use network.dhcp: proxy on another host", said)
+	case exit.ExitCode() == 2:
+		return fmt.Errorf("dnsmasq cannot serve: %s; it needs root, and network.interface up with its address", said)
+	case exit.ExitCode() == 3:
+		return fmt.Errorf("dnsmasq cannot use a file: %s", said)
+	case exit.ExitCode() == 1:
+		return fmt.Errorf("dnsmasq does not take its configuration: %s", said)
+	}
+	return fmt.Errorf("dnsmasq ended (%s): %s", exit.String(), said)
+}
+
+// neighbour looks an address up in the kernel's ARP table (proc(5)): columns address, type, flags, MAC, mask, device.
+func neighbour(path string, ip netip.Addr) string {
+	table, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(table)) {
+		if f := strings.Fields(line); len(f) >= 4 && f[0] == ip.String() && f[2] != "0x0" {
+			return f[3]
+		}
+	}
+	return ""
+}
