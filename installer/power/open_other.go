@@ -1,0 +1,5 @@
+//go:build !unix
+
+package power
+
+const openFlags = 0
