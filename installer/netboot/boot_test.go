@@ -99,3 +99,13 @@ func TestFullDHCPGivesEachFirmwareItsBootFile(t *testing.T) {
 	}
 	_ = dir
 }
+
+// otherDHCP is the site's own server, which knows nothing of booting: a dnsmasq in a namespace of its own.
+func (n *testnet) otherDHCP() *dnsmasq {
+	n.t.Helper()
+	site := newNetns(n.t)
+	n.join(site, "site")
+	n.ip(site, "addr add 10.99.0.2/24 dev eth0\n")
+	return n.run(site, Config{Text: []byte("port=0\ninterface=eth0\nexcept-interface=lo\nbind-dynamic\ndhcp-authoritative\n" +
+		"dhcp-range=10.99.0.100,10.99.0.200,255.255.255.0,1h\ndhcp-leasefile=" + filepath.Join(n.t.TempDir(), "leases") + "\n")})
+}

@@ -73,6 +73,7 @@ type logReader struct {
 	now       func() time.Time
 	neighbour func(netip.Addr) string // may be nil
 
+	root   string            // of TFTP; file names are shown below it
 	macs   map[string]string // address to MAC
 	client map[string]string // transaction to what asks
 }
@@ -206,13 +207,13 @@ func clientName(class, number string) string {
 
 func (l *logReader) tftp(text string) (Event, bool) {
 	if m := sent.FindStringSubmatch(text); m != nil {
-		return Event{Source: SourceTFTP, Kind: KindFile, MAC: l.mac(m[2]), Message: "loaded " + m[1]}, true
+		return Event{Source: SourceTFTP, Kind: KindFile, MAC: l.mac(m[2]), Message: "loaded " + l.below(m[1])}, true
 	}
 	if m := failed.FindStringSubmatch(text); m != nil {
-		return Event{Source: SourceTFTP, Kind: KindFailed, MAC: l.mac(m[2]), Message: "did not get " + m[1] + " whole"}, true
+		return Event{Source: SourceTFTP, Kind: KindFailed, MAC: l.mac(m[2]), Message: "did not get " + l.below(m[1]) + " whole"}, true
 	}
 	if m := absent.FindStringSubmatch(text); m != nil {
-		return Event{Source: SourceTFTP, Kind: KindMissing, MAC: l.mac(m[2]), Message: "asked for " + m[1] + ", which is not in the TFTP root"}, true
+		return Event{Source: SourceTFTP, Kind: KindMissing, MAC: l.mac(m[2]), Message: "asked for " + l.below(m[1]) + ", which is not in the TFTP root"}, true
 	}
 	if m := aborts.FindStringSubmatch(text); m != nil {
 		// PXE firmware asks for a file's size and aborts, each time, before it loads the file (RFC 2349, error 8 or 0).
@@ -221,11 +222,14 @@ func (l *logReader) tftp(text string) (Event, bool) {
 		}
 		return Event{Source: SourceTFTP, Kind: KindFailed, MAC: l.mac(m[3]), Message: "broke off a transfer: " + m[2]}, true
 	}
-	if strings.HasPrefix(text, "TFTP root is ") {
+	if root, found := strings.CutPrefix(text, "TFTP root is "); found {
+		l.root, _, _ = strings.Cut(root, " ")
 		return Event{}, false
 	}
 	return Event{Source: SourceTFTP, Kind: KindWarning, Message: text}, true
 }
+
+func (l *logReader) below(path string) string { return strings.TrimPrefix(path, l.root+"/") }
 
 func (l *logReader) mac(address string) string {
 	if mac := l.macs[address]; mac != "" || l.neighbour == nil {

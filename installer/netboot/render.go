@@ -156,6 +156,8 @@ func (r *renderer) full(o Options) {
 	r.line("\n# Addresses. We are the only DHCP server of this network.")
 	r.line("dhcp-authoritative")
 	r.line("dhcp-leasefile=%s", lease)
+	// A machine's name is the cluster file's: one that calls itself matchbox must not become it in DNS.
+	r.line("dhcp-ignore-names")
 	switch {
 	case n.Range.Start.IsValid() && n.Range.End.IsValid():
 		if !n.Subnet.Contains(n.Range.Start) || !n.Subnet.Contains(n.Range.End) || n.Range.End.Less(n.Range.Start) {
