@@ -44,7 +44,8 @@ func (b Boot) String() string {
 }
 
 // Machine is the power switch of one machine. It is safe for use by several goroutines at once; one command at a time
-// reaches the BMC. No call outlives its context, and each is bounded also when that has no deadline.
+// reaches the BMC. No call outlives its context; a BMC is given up
+// after a bounded number of tries also when that has no deadline, a person is not.
 type Machine interface {
 	Status(ctx context.Context) (State, error)
 	// On returns when the machine was seen to be on; a machine that is on stays as it is.
