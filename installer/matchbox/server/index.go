@@ -1,0 +1,155 @@
+package server
+
+import (
+	"cmp"
+	"encoding/binary"
+	"slices"
+	"sync"
+)
+
+// index is the data directory as it is served. Readers hold the lock only to look up; what they get never changes.
+type index struct {
+	mu       sync.RWMutex
+	groups   map[string]*group
+	profiles map[string]*profile
+	texts    [kinds]map[string]*text // of the kinds ignition, generic and cloud
+
+	// Groups by their encoded selector, those with one and the same by id; how many groups ask for a label; and how
+	// many groups ask for a set of keys.
+	sets   map[string][]*group
+	wanted map[pair]int
+	shapes map[string]*shape
+}
+
+// shape is a set of selector keys that at least one group has.
+type shape struct {
+	keys  []string // sorted
+	users int
+}
+
+func newIndex() *index {
+	x := &index{
+		groups: map[string]*group{}, profiles: map[string]*profile{},
+		sets: map[string][]*group{}, wanted: map[pair]int{}, shapes: map[string]*shape{},
+	}
+	for k := ignition; k < kinds; k++ {
+		x.texts[k] = map[string]*text{}
+	}
+	return x
+}
+
+// appendSet encodes pairs, which are sorted by key, so that no two sets look the same.
+func appendSet(b []byte, pairs []pair) []byte {
+	for _, p := range pairs {
+		b = appendString(appendString(b, p.key), p.value)
+	}
+	return b
+}
+
+func appendString(b []byte, s string) []byte {
+	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
+}
+
+func encodeKeys(pairs []pair) (key string, keys []string) {
+	var b []byte
+	for _, p := range pairs {
+		b = appendString(b, p.key)
+		keys = append(keys, p.key)
+	}
+	return string(b), keys
+}
+
+// putGroup adds or replaces a group; nil removes it.
+func (x *index) putGroup(id string, g *group) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if old := x.groups[id]; old != nil {
+		x.unlink(old)
+		delete(x.groups, id)
+	}
+	if g == nil {
+		return
+	}
+	x.groups[id] = g
+	same := x.sets[g.set]
+	at, _ := slices.BinarySearchFunc(same, g, func(a, b *group) int { return cmp.Compare(a.ID, b.ID) })
+	// Readers may still hold the old slice.
+	x.sets[g.set] = slices.Insert(slices.Clone(same), at, g)
+	for _, p := range g.pairs {
+		x.wanted[p]++
+	}
+	key, keys := encodeKeys(g.pairs)
+	if x.shapes[key] == nil {
+		x.shapes[key] = &shape{keys: keys}
+	}
+	x.shapes[key].users++
+}
+
+func (x *index) unlink(g *group) {
+	same := slices.DeleteFunc(slices.Clone(x.sets[g.set]), func(o *group) bool { return o == g })
+	if x.sets[g.set] = same; len(same) == 0 {
+		delete(x.sets, g.set)
+	}
+	for _, p := range g.pairs {
+		if x.wanted[p]--; x.wanted[p] == 0 {
+			delete(x.wanted, p)
+		}
+	}
+	key, _ := encodeKeys(g.pairs)
+	if x.shapes[key].users--; x.shapes[key].users == 0 {
+		delete(x.shapes, key)
+	}
+}
+
+// putProfile adds or replaces a profile; nil removes it.
+func (x *index) putProfile(id string, p *profile) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if p == nil {
+		delete(x.profiles, id)
+		return
+	}
+	x.profiles[id] = p
+}
+
+// putText adds or replaces a config; nil removes it.
+func (x *index) putText(k kind, name string, t *text) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if t == nil {
+		delete(x.texts[k], name)
+		return
+	}
+	x.texts[k][name] = t
+}
+
+func (x *index) group(id string) *group {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.groups[id]
+}
+
+func (x *index) profile(id string) *profile {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.profiles[id]
+}
+
+func (x *index) text(k kind, name string) *text {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.texts[k][name]
+}
+
+// count is how many objects of a kind there are.
+func (x *index) count(k kind) int {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	switch k {
+	case groups:
+		return len(x.groups)
+	case profiles:
+		return len(x.profiles)
+	}
+	return len(x.texts[k])
+}

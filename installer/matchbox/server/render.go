@@ -1,0 +1,119 @@
+package server
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/tectonic-worker/tectonic-worker/installer/matchbox"
+)
+
+// What every machine is given first. It asks for the rest relative to its own URL, so the server may be below a path.
+const chainScript = "#!ipxe\n" +
+	"chain ipxe?uuid=${uuid}&mac=${mac:hexhyp}&domain=${domain}&hostname=${hostname}&serial=${serial}&arch=${buildarch:uristring}\n"
+
+// ipxeScript boots b, with more arguments behind its own.
+func ipxeScript(b matchbox.NetBoot, more []string) []byte {
+	var s bytes.Buffer
+	s.WriteString("#!ipxe\nkernel " + b.Kernel + " " + strings.Join(slices.Concat(b.Args, more), " ") + "\n")
+	for _, initrd := range b.Initrd {
+		s.WriteString("initrd " + initrd + "\n")
+	}
+	s.WriteString("boot\n")
+	return s.Bytes()
+}
+
+// grubConfig boots b with GRUB 2: an entry for UEFI and, if that fails, one for BIOS.
+func grubConfig(b matchbox.NetBoot, more []string) []byte {
+	var s bytes.Buffer
+	s.WriteString("default=0\nfallback=1\ntimeout=1\n")
+	for _, firmware := range []struct{ name, suffix string }{{"EFI", "efi"}, {"BIOS", ""}} {
+		fmt.Fprintf(&s, "menuentry \"CoreOS (%s)\" {\necho \"Loading kernel\"\nlinux%s \"%s\"", firmware.name, firmware.suffix, b.Kernel)
+		for _, arg := range slices.Concat(b.Args, more) {
+			s.WriteString(" " + arg)
+		}
+		fmt.Fprintf(&s, "\necho \"Loading initrd\"\ninitrd%s ", firmware.suffix)
+		for _, initrd := range b.Initrd {
+			s.WriteString(" \"" + initrd + "\"")
+		}
+		s.WriteString("\n}\n")
+	}
+	return s.Bytes()
+}
+
+// groupView is what templates and /metadata need of a group, made when it is first asked for.
+type groupView struct {
+	// data is a template's context but for "request": metadata, and the selectors over it, their keys in lower case.
+	data map[string]any
+	// The lines of /metadata that sort before and after those of the request.
+	before, after []byte
+}
+
+// requestPrefix begins the lines of /metadata that tell of the request.
+const requestPrefix = "REQUEST_"
+
+func (g *group) rendered() *groupView {
+	if v := g.view.Load(); v != nil {
+		return v
+	}
+	v := &groupView{data: map[string]any{}}
+	if len(g.Metadata) > 0 {
+		_ = json.Unmarshal(g.Metadata, &v.data) // newGroup made sure
+	}
+	for _, p := range g.pairs {
+		v.data[strings.ToLower(p.key)] = p.value
+	}
+	delete(v.data, "request")
+	lines := flatten(nil, "", v.data)
+	slices.Sort(lines)
+	at, _ := slices.BinarySearch(lines, requestPrefix)
+	v.before, v.after = []byte(strings.Join(lines[:at], "")), []byte(strings.Join(lines[at:], ""))
+	g.view.Store(v)
+	return v
+}
+
+// context is what a template sees of group and request.
+func (g *group) context(labels map[string]string, query string) map[string]any {
+	data := maps.Clone(g.rendered().data)
+	data["request"] = map[string]any{"query": labels, "raw_query": query}
+	return data
+}
+
+// metadata is the answer of /metadata: KEY=value lines in byte order. matchbox has them in random order, so that its
+// signature of them fits only by luck.
+func (g *group) metadata(labels map[string]string, query string) []byte {
+	v := g.rendered()
+	lines := make([]string, 0, len(labels)+1)
+	size := len(v.before) + len(v.after)
+	for key, value := range labels {
+		lines = append(lines, requestPrefix+"QUERY_"+strings.ToUpper(key)+"="+value+"\n")
+	}
+	lines = append(lines, requestPrefix+"RAW_QUERY="+query+"\n")
+	slices.Sort(lines)
+	for _, l := range lines {
+		size += len(l)
+	}
+	out := append(make([]byte, 0, size), v.before...)
+	for _, l := range lines {
+		out = append(out, l...)
+	}
+	return append(out, v.after...)
+}
+
+// flatten gives strings, numbers and booleans as lines, those of nested objects with their path in the key. Lists and
+// nulls have no form there and are left out.
+func flatten(lines []string, prefix string, object map[string]any) []string {
+	for key, value := range object {
+		key = prefix + strings.ToUpper(key)
+		switch value := value.(type) {
+		case map[string]any:
+			lines = flatten(lines, key+"_", value)
+		case string, float64, bool:
+			lines = append(lines, fmt.Sprintf("%s=%v\n", key, value))
+		}
+	}
+	return lines
+}

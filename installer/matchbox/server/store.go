@@ -1,0 +1,399 @@
+package server
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tectonic-worker/tectonic-worker/installer/matchbox"
+)
+
+// temporary begins the name of a file that is being written.
+const temporary = ".tmp-"
+
+// maxFile is the size of a file that is read: ten times what gRPC takes.
+const maxFile = 40 << 20
+
+// store is the data directory and the index of it. All that changes files or index goes through its lock, so that a file
+// which is read is the file that is indexed.
+type store struct {
+	dir   string
+	index *index
+	log   *slog.Logger
+
+	mu       sync.Mutex
+	seen     [kinds]map[string]fs.FileInfo // what the indexed files, and those with a problem, were when read
+	problems map[string]string             // by path below dir
+}
+
+func openStore(dir string, log *slog.Logger) (*store, error) {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return nil, fmt.Errorf("cannot serve the data directory: %w; create it, or name another with --data-path", err)
+	}
+	if !info.IsDir() {
+		return nil, fmt.Errorf("cannot serve the data directory %s: it is not a directory", dir)
+	}
+	s := &store{dir: dir, index: newIndex(), log: log, problems: map[string]string{}}
+	for k := range kinds {
+		s.seen[k] = map[string]fs.FileInfo{}
+		s.sweep(k)
+		s.rescan(k)
+	}
+	return s, nil
+}
+
+// sweep removes what an interrupted write left. Another server may be at work in the same directory, so only old ones.
+func (s *store) sweep(k kind) {
+	left, _ := filepath.Glob(filepath.Join(s.dir, directories[k], temporary+"*"))
+	for _, path := range left {
+		if info, err := os.Lstat(path); err == nil && time.Since(info.ModTime()) > time.Hour {
+			_ = os.Remove(path)
+		}
+	}
+}
+
+func (s *store) path(k kind, id string) string { return filepath.Join(s.dir, directories[k], k.file(id)) }
+
+// write puts a file in place so that a reader, or a machine that loses power, has the old one or the new one, whole.
+func (s *store) write(k kind, id string, content []byte) (err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("cannot keep the %s %q: %w", k.object(), id, err)
+		}
+	}()
+	dir := filepath.Join(s.dir, directories[k])
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(dir, temporary)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = f.Close()
+			_ = os.Remove(f.Name())
+		}
+	}()
+	if _, err := f.Write(content); err != nil {
+		return err
+	}
+	if runtime.GOOS != "windows" {
+		if err := f.Chmod(0o644); err != nil {
+			return err
+		}
+	}
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), s.path(k, id)); err != nil {
+		return err
+	}
+	return syncDir(dir)
+}
+
+func syncDir(dir string) error {
+	if runtime.GOOS == "windows" {
+		return nil // a directory cannot be opened for that
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
+
+func (s *store) putGroup(g *group) error {
+	content, err := json.MarshalIndent(g.Group, "", "\t")
+	if err != nil {
+		return err
+	}
+	return s.put(groups, g.ID, content)
+}
+
+func (s *store) putProfile(p *profile) error {
+	content, err := json.MarshalIndent(p.Profile, "", "\t")
+	if err != nil {
+		return err
+	}
+	return s.put(profiles, p.ID, content)
+}
+
+func (s *store) put(k kind, id string, content []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := s.write(k, id, content); err != nil {
+		return err
+	}
+	s.load(k, id, true)
+	return nil
+}
+
+// remove deletes an object; one that is not there is no error.
+func (s *store) remove(k kind, id string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err := os.Remove(s.path(k, id))
+	if err == nil {
+		err = syncDir(filepath.Join(s.dir, directories[k]))
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("cannot delete the %s %q: %w", k.object(), id, err)
+	}
+	s.load(k, id, true)
+	return nil
+}
+
+// refresh reads a file that may have changed. It is false when the file cannot be understood, and then, unless final, the
+// index keeps what it has: another program may be in the middle of writing.
+func (s *store) refresh(k kind, id string, final bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.load(k, id, final)
+}
+
+// same says whether a file is unchanged, as far as its inode, size and time tell.
+func same(a, b fs.FileInfo) bool {
+	return a != nil && b != nil && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime()) && os.SameFile(a, b)
+}
+
+// load reads a file into the index. The lock is held.
+func (s *store) load(k kind, id string, final bool) bool {
+	r := s.read(k, id)
+	if r.err != nil && !final {
+		return false
+	}
+	s.take(k, id, r)
+	return true
+}
+
+// reading is what a file holds: an object, or why it has none; info is nil when it is not there.
+type reading struct {
+	info    fs.FileInfo
+	group   *group
+	profile *profile
+	text    *text
+	err     error
+}
+
+// unsettled says whether somebody may be in the middle of writing the file. The next look at it tells.
+func (r reading) unsettled() bool {
+	if r.info == nil || time.Since(r.info.ModTime()) > patience {
+		return false
+	}
+	return r.err != nil || r.info.Size() == 0
+}
+
+// read reads one file. It changes nothing.
+func (s *store) read(k kind, id string) (r reading) {
+	content, info, err := readFile(s.path(k, id))
+	if errors.Is(err, fs.ErrNotExist) {
+		return reading{}
+	}
+	r.info = info
+	if err != nil || info.IsDir() {
+		r.err = err
+		return r
+	}
+	switch k {
+	case groups:
+		r.group, r.err = readGroup(id, content)
+	case profiles:
+		r.profile, r.err = readProfile(id, content)
+	default:
+		r.text = &text{name: id, body: content}
+	}
+	return r
+}
+
+// readFile reads a file and says what it was then. A directory has no content.
+func readFile(path string) ([]byte, fs.FileInfo, error) {
+	// A FIFO would hold up everything.
+	if info, err := os.Stat(path); err != nil || info.IsDir() || !info.Mode().IsRegular() {
+		if err == nil && !info.IsDir() {
+			err = errors.New("is not a regular file")
+		}
+		return nil, info, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, nil, err
+	}
+	if info.Size() > maxFile {
+		return nil, info, fmt.Errorf("has %d MiB, more than %d", info.Size()>>20, maxFile>>20)
+	}
+	var content bytes.Buffer
+	content.Grow(int(info.Size()) + bytes.MinRead)
+	_, err = content.ReadFrom(f)
+	return content.Bytes(), info, err
+}
+
+// take puts what a file holds into the index. The lock is held.
+func (s *store) take(k kind, id string, r reading) {
+	switch k {
+	case groups:
+		s.index.putGroup(id, r.group)
+	case profiles:
+		s.index.putProfile(id, r.profile)
+	default:
+		s.index.putText(k, id, r.text)
+	}
+	if r.info == nil {
+		delete(s.seen[k], id)
+	} else {
+		s.seen[k][id] = r.info
+	}
+	path := directories[k] + "/" + k.file(id)
+	if r.err == nil {
+		delete(s.problems, path)
+		return
+	}
+	problem := oneLine(r.err.Error())
+	if s.problems[path] != problem {
+		s.log.Warn("a file is not served", "file", path, "problem", problem)
+	}
+	s.problems[path] = problem
+}
+
+// rescan compares a whole directory with the index.
+func (s *store) rescan(k kind) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	dir := filepath.Join(s.dir, directories[k])
+	entries, err := os.ReadDir(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if s.problems[directories[k]] == "" {
+			s.log.Warn("a directory is not served anew", "directory", dir, "problem", err)
+		}
+		s.problems[directories[k]] = err.Error()
+		return
+	}
+	delete(s.problems, directories[k])
+	there := make(map[string]bool, len(entries))
+	var changed []string
+	for _, e := range entries {
+		id, ours := k.id(e.Name())
+		if !ours {
+			continue
+		}
+		there[id] = true
+		if s.seen[k][id] != nil {
+			if info, err := os.Stat(filepath.Join(dir, e.Name())); err == nil && same(s.seen[k][id], info) {
+				continue
+			}
+		}
+		changed = append(changed, id)
+	}
+	for id := range s.seen[k] {
+		if !there[id] {
+			s.take(k, id, reading{})
+		}
+	}
+	// Files are many and small: read them side by side, in portions.
+	const portion = 64
+	type portionRead struct {
+		ids  []string
+		read []reading
+	}
+	results := make(chan portionRead)
+	work := make(chan []string)
+	go func() {
+		for ids := range slices.Chunk(changed, portion) {
+			work <- ids
+		}
+		close(work)
+	}()
+	var readers sync.WaitGroup
+	for range runtime.GOMAXPROCS(0) {
+		readers.Go(func() {
+			for ids := range work {
+				p := portionRead{ids: ids}
+				for _, id := range ids {
+					p.read = append(p.read, s.read(k, id))
+				}
+				results <- p
+			}
+		})
+	}
+	go func() { readers.Wait(); close(results) }()
+	for p := range results {
+		for i, id := range p.ids {
+			if r := p.read[i]; !r.unsettled() || s.seen[k][id] == nil {
+				s.take(k, id, r)
+			}
+		}
+	}
+}
+
+// config gives a config by the name a profile has for it.
+func (s *store) config(k kind, name string) *text {
+	if t := s.index.text(k, name); t != nil || !nested(name) {
+		return t
+	}
+	content, info, err := readFile(filepath.Join(s.dir, directories[k], filepath.FromSlash(name)))
+	if err != nil || info.IsDir() {
+		return nil
+	}
+	return &text{name: name, body: content}
+}
+
+// listProblems gives what is not served and why, sorted.
+func (s *store) listProblems() []Problem {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []Problem
+	for path, problem := range s.problems {
+		all = append(all, Problem{File: path, Message: problem})
+	}
+	slices.SortFunc(all, func(a, b Problem) int { return strings.Compare(a.File, b.File) })
+	return all
+}
+
+// Problem is a file of the data directory that is not served.
+type Problem struct {
+	File    string `json:"file"` // below the data directory
+	Message string `json:"message"`
+}
+
+// groupList and profileList give all, sorted by id.
+func (x *index) groupList() []matchbox.Group {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	all := make([]matchbox.Group, 0, len(x.groups))
+	for _, g := range x.groups {
+		all = append(all, g.Group)
+	}
+	slices.SortFunc(all, func(a, b matchbox.Group) int { return strings.Compare(a.ID, b.ID) })
+	return all
+}
+
+func (x *index) profileList() []matchbox.Profile {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	all := make([]matchbox.Profile, 0, len(x.profiles))
+	for _, p := range x.profiles {
+		all = append(all, p.Profile)
+	}
+	slices.SortFunc(all, func(a, b matchbox.Profile) int { return strings.Compare(a.ID, b.ID) })
+	return all
+}
