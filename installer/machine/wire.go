@@ -23,6 +23,12 @@ const (
 	ArgMAC    = "tectonic.mac" // the card that booted
 )
 
+// KernelArgs are appended to the install profile's arguments for a machine that is armed. server is
+// https://host:port of the machines' API.
+func KernelArgs(server, token, mac string) []string {
+	return []string{ArgServer + "=" + server, ArgToken + "=" + token, ArgMAC + "=" + mac}
+}
+
 // Answer is an empty object.
 type Answer struct{}
 
@@ -58,6 +64,9 @@ type Checks struct {
 // Claim asks for the disk. After it, and only after it, the installer may write.
 type Claim struct {
 	Disk InventoryDisk `json:"disk"`
+	// Run is a random word that the installer makes once per boot. A claim with the same token and the same Run, before
+	// any progress, is answered again (with new tokens): its first answer was lost on the way.
+	Run string `json:"run,omitempty"`
 }
 
 // Claimed allows the write. All tokens and secrets of the machine are in here and nowhere else.
