@@ -61,9 +61,29 @@ func (d *datagrams) Read(b []byte) (int, error) {
 			return n, err
 		}
 		if p, ok := payload(b[:n]); ok && p == d.want {
-			return n, nil
+			return fill(b, n), nil
 		}
 	}
+}
+
+// Layout of an RMCP+ datagram outside of a session (table 13-8), and of the answers to the messages of a login.
+const (
+	lengthAt    = 14 // of the payload, two bytes, little endian
+	payloadAt   = 16
+	statusAt    = payloadAt + 1
+	shortAnswer = 8 // that says nothing but a status
+)
+
+// fill completes an answer that ends after its status, as OpenIPMI's BMC sends it when it has no session left: the
+// specification wants 8 bytes (table 13-10), and go-ipmi would take it for none.
+func fill(b []byte, n int) int {
+	if want := payloadAt + shortAnswer; b[5]&payloadMask > payloadOpenSession && b[5]&payloadMask <= payloadRAKP3+1 &&
+		n > statusAt && n < want && len(b) >= want && b[statusAt] != 0 && int(b[lengthAt])+payloadAt == n && b[lengthAt+1] == 0 {
+		clear(b[n:want])
+		b[lengthAt] = shortAnswer
+		return want
+	}
+	return n
 }
 
 // dialed gives go-ipmi a connection that was made before.
@@ -99,7 +119,7 @@ func login(ctx context.Context, address string, c Credentials, suite types.Ciphe
 		return nil, err
 	}
 	// The least that may switch power (specification, table G-1): operator.
-	cl = cl.WithUDPProxy(dialed{&datagrams{Conn: conn}}).WithTimeout(wait).WithRetry(3).WithCipherSuiteID(suite).
+	cl = cl.WithUDPProxy(dialed{&datagrams{Conn: conn}}).WithTimeout(wait).WithRetry(2).WithCipherSuiteID(suite).
 		WithMaxPrivilegeLevel(types.PrivilegeLevelOperator)
 	err = func() error {
 		opened, err := cl.OpenSession(ctx)
@@ -183,13 +203,15 @@ func lost(err error) bool {
 	return true
 }
 
-// busy tells whether the BMC asks for patience: node busy, timeout, firmware update, initializing (table 5-2).
+// busy tells whether the BMC asks for patience (table 5-2): node busy, timeout, no response to give, initializing, and
+// the unspecified error, which is what many say while they start.
 func busy(err error) bool {
 	var completion *types.ResponseError
 	if !errors.As(err, &completion) {
 		return false
 	}
-	return slices.Contains([]types.CompletionCode{types.CodeNodeBusy, 0xc3, types.CodeCannotProvideResponseBMCInitialize}, completion.CompletionCode())
+	return slices.Contains([]types.CompletionCode{types.CodeNodeBusy, 0xc3,
+		types.CodeCannotProvideResponse, types.CodeCannotProvideResponseBMCInitialize, types.CodeUnspecifiedError}, completion.CompletionCode())
 }
 
 // noSuite tells whether the BMC does not have the cipher suite.

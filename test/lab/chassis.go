@@ -101,13 +101,15 @@ func (s *Switch) Calls() []string {
 }
 
 // chassisScript is ipmi_sim's chassis_control program: it hands its arguments over one FIFO and prints what comes back
-// over the other. The answer's first word is its exit code.
+// over the other, which begins with its process id and its exit code. An answer to one that was killed is passed over.
 const chassisScript = `#!/bin/sh
 dir=${0%/*}
-echo "$*" >"$dir/request"
-read -r code text <"$dir/reply"
-[ -z "$text" ] || echo "$text"
-exit "$code"
+echo "$$ $*" >"$dir/request"
+while read -r id code text; do
+	[ "$id" = "$$" ] || continue
+	[ -z "$text" ] || echo "$text"
+	exit "$code"
+done <"$dir/reply"
 `
 
 // chassisLines answers the script.
@@ -136,7 +138,8 @@ func serveChassis(dir string, c Chassis) (*chassisLines, error) {
 	go func() {
 		defer close(l.done)
 		for scanner := bufio.NewScanner(l.request); scanner.Scan(); {
-			fmt.Fprintln(l.reply, answerChassis(c, strings.Fields(scanner.Text())))
+			id, question, _ := strings.Cut(scanner.Text(), " ")
+			fmt.Fprintln(l.reply, id, answerChassis(c, strings.Fields(question)))
 		}
 	}()
 	return l, nil
