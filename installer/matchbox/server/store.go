@@ -63,7 +63,9 @@ func (s *store) sweep(k kind) {
 	}
 }
 
-func (s *store) path(k kind, id string) string { return filepath.Join(s.dir, directories[k], k.file(id)) }
+func (s *store) path(k kind, id string) string {
+	return filepath.Join(s.dir, directories[k], k.file(id))
+}
 
 // write puts a file in place so that a reader, or a machine that loses power, has the old one or the new one, whole.
 func (s *store) write(k kind, id string, content []byte) (err error) {
