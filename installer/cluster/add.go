@@ -97,10 +97,7 @@ func insertMachine(text []byte, root *yaml.Node, m Machine) ([]byte, error) {
 	default:
 		return nil, fmt.Errorf("cannot add to machines: line %d is not a list whose entries begin with \"- \"; write it so", key.Line)
 	}
-	entry, err := machineText(m, indent)
-	if err != nil {
-		return nil, err
-	}
+	entry := machineText(m, indent)
 	if place > 0 && place < len(lines) && lines[place] != "" {
 		entry = append(entry, "")
 	}
@@ -138,14 +135,8 @@ func spaced(lines []string, list *yaml.Node) bool {
 }
 
 // machineText is m as a list's entry, what is empty left out.
-func machineText(m Machine, indent int) ([]string, error) {
-	var b bytes.Buffer
-	e := yaml.NewEncoder(&b)
-	e.SetIndent(2)
-	if err := e.Encode(tree(reflect.ValueOf(m))); err != nil {
-		return nil, fmt.Errorf("cannot write machine %s: %w", printable(m.Name), err)
-	}
-	lines := strings.Split(strings.TrimSuffix(b.String(), "\n"), "\n")
+func machineText(m Machine, indent int) []string {
+	lines := strings.Split(strings.TrimSuffix(encode(tree(reflect.ValueOf(m))), "\n"), "\n")
 	for i := range lines {
 		lead := "  "
 		if i == 0 {
@@ -153,7 +144,18 @@ func machineText(m Machine, indent int) ([]string, error) {
 		}
 		lines[i] = strings.Repeat(" ", indent) + lead + lines[i]
 	}
-	return lines, nil
+	return lines
+}
+
+// encode writes text of nodes that were made here, which cannot fail.
+func encode(node *yaml.Node) string {
+	var b bytes.Buffer
+	e := yaml.NewEncoder(&b)
+	e.SetIndent(2)
+	if err := e.Encode(node); err != nil {
+		panic(err)
+	}
+	return b.String()
 }
 
 // tree is v as YAML, empty fields left out, in the schema's order; lists of words and small things on one line.
@@ -192,6 +194,17 @@ func tree(v reflect.Value) *yaml.Node {
 		return &yaml.Node{Kind: yaml.ScalarNode, Value: fmt.Sprint(v.Interface())}
 	}
 	return scalar(v.String())
+}
+
+// flow is a list of words on one line.
+func flow(words []string) string {
+	return strings.TrimSuffix(encode(tree(reflect.ValueOf(words))), "\n")
+}
+
+// quoted is one word as YAML takes it anywhere.
+func quoted(s string) string {
+	list := flow([]string{s})
+	return list[1 : len(list)-1]
 }
 
 // scalar is a text, quoted where YAML would read it as something else.
