@@ -2,9 +2,16 @@ package live
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"io"
+	"log"
+	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -125,22 +132,21 @@ type provisionerDouble struct {
 	order  machine.Instruction
 	claims machine.Claimed
 
-	mu        sync.Mutex
-	calls     []string
-	hello     machine.Hello
-	checks    machine.Checks
-	claim     machine.Claim
-	progress  []machine.Progress
-	failure   machine.Failure
-	answer    map[string][]int // statuses to give first, by path
-	ends      []string
-	beforeAll func(path string)
+	mu       sync.Mutex
+	calls    []string
+	hello    machine.Hello
+	checks   machine.Checks
+	claim    machine.Claim
+	progress []machine.Progress
+	failure  machine.Failure
+	answer   map[string][]int // statuses to give first, by path
+	ends     []string
 }
 
 func newProvisionerDouble(t *testing.T) *provisionerDouble {
 	p := &provisionerDouble{t: t, answer: map[string][]int{}, claims: machine.Claimed{Session: "session-0123456789", Ready: "ready-0123456789"}}
 	p.server = httptest.NewTLSServer(p)
-	p.server.Config.ErrorLog = nil
+	p.server.Config.ErrorLog = log.New(io.Discard, "", 0)
 	t.Cleanup(p.server.Close)
 	p.images = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !strings.HasPrefix(r.URL.Path, "/assets/flatcar/3510.2.0/flatcar_production_image.bin.bz2") {
@@ -164,9 +170,6 @@ func (p *provisionerDouble) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer p.mu.Unlock()
 	name := strings.TrimPrefix(r.URL.Path, machine.APIPath+"machine/")
 	p.calls = append(p.calls, name)
-	if p.beforeAll != nil {
-		p.beforeAll(name)
-	}
 	if statuses := p.answer[name]; len(statuses) > 0 {
 		p.answer[name] = statuses[1:]
 		w.WriteHeader(statuses[0])
@@ -226,6 +229,21 @@ func (p *provisionerDouble) said() string {
 		}
 	}
 	return strings.Join(all, " ")
+}
+
+// otherAuthority is a certificate that signed nothing.
+func otherAuthority(t *testing.T) string {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	of := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, of, of, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 }
 
 type testOutput struct{ t *testing.T }
