@@ -3,6 +3,7 @@ package machine
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -94,6 +95,13 @@ func (d *Definition) encode() (json.RawMessage, [sha256.Size]byte, error) {
 		return nil, [sha256.Size]byte{}, refuse(ErrInvalid, "cannot take machine %s: its definition has %d MiB, more than %d", d.Name, len(text)>>20, maxDefinition>>20)
 	}
 	return text, sha256.Sum256(text), nil
+}
+
+// Digest tells two definitions apart: the SHA-256 of the form in which one is kept, in hex. It says nothing of the
+// secrets in it.
+func (d *Definition) Digest() (string, error) {
+	_, sum, err := d.encode()
+	return hex.EncodeToString(sum[:]), err
 }
 
 // public is a definition without what may be secret or large: what is held in memory.

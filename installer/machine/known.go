@@ -2,6 +2,7 @@ package machine
 
 import (
 	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"time"
 )
@@ -83,7 +84,7 @@ func (k *known) status(now time.Time, whole bool) Status {
 		Stage: k.Stage, Percent: k.Percent,
 	}
 	if k.def != nil {
-		s.Role = k.def.Role
+		s.Role, s.Cluster, s.Definition = k.def.Role, k.def.Cluster, hex.EncodeToString(k.sum[:])
 	}
 	if whole {
 		s.Inventory = k.inventory

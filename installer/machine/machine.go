@@ -88,11 +88,14 @@ type File struct {
 
 // Status is a machine as an operator sees it: no token, no secret.
 type Status struct {
-	Name   string   `json:"name,omitempty"` // empty while Discovered
-	MACs   []string `json:"macs"`
-	Role   string   `json:"role,omitempty"`
-	State  State    `json:"state"`
-	Action Action   `json:"action,omitempty"`
+	Name    string   `json:"name,omitempty"`    // empty while Discovered
+	Cluster string   `json:"cluster,omitempty"` // empty while Discovered
+	MACs    []string `json:"macs"`
+	Role    string   `json:"role,omitempty"`
+	// Definition is the digest of what was declared (Definition.Digest).
+	Definition string `json:"definition,omitempty"`
+	State      State  `json:"state"`
+	Action     Action `json:"action,omitempty"`
 	// Reason is why it is Failed, or what holds it.
 	Reason string    `json:"reason,omitempty"`
 	Since  time.Time `json:"since"`
