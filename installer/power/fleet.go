@@ -36,7 +36,7 @@ type Outcome struct {
 	Machine string        `json:"machine"`
 	State   State         `json:"state"` // as last read; unknown after an error
 	Took    time.Duration `json:"took"`
-	Err     error         `json:"-"`
+	Err     error         `json:"-"` // without the machine's name
 }
 
 // Fleet switches many machines at once.
@@ -89,9 +89,6 @@ func (f *Fleet) Do(ctx context.Context, a Action, targets []Target) []Outcome {
 			for _, i := range byBMC[key] {
 				start := time.Now()
 				state, err := f.one(ctx, a, targets[i], say(targets[i].Name))
-				if err != nil {
-					err = fmt.Errorf("%s: %w", targets[i].Name, err)
-				}
 				outcomes[i] = Outcome{targets[i].Name, state, time.Since(start), err}
 			}
 		})

@@ -64,7 +64,7 @@ func TestFleet(t *testing.T) {
 		}
 		switch i {
 		case 3:
-			if !errors.Is(o.Err, ErrCredentials) || !strings.HasPrefix(o.Err.Error(), "node3: cannot log in") || o.State != Unknown {
+			if !errors.Is(o.Err, ErrCredentials) || !strings.HasPrefix(o.Err.Error(), "cannot log in") || o.State != Unknown {
 				t.Errorf("%v", o.Err)
 			}
 		case 5:

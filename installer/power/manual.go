@@ -7,28 +7,33 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"time"
 )
 
 // Console is a person who presses buttons. Machines that share it take turns.
 type Console struct {
+	in    io.Reader
 	out   io.Writer
 	turn  chan struct{}
+	read  sync.Once
 	lines chan string // closed at the end of the input
 }
 
-// NewConsole talks over a terminal's two sides. It reads ahead of what is asked, so nothing else may read in. An input
+// NewConsole talks over a terminal's two sides. From the first question on it reads in, and nothing else may. An input
 // that has ended is a person who is not there: then everything that needs an answer fails at once.
 func NewConsole(in io.Reader, out io.Writer) *Console {
-	c := &Console{out: out, turn: make(chan struct{}, 1), lines: make(chan string)}
+	c := &Console{in: in, out: out, turn: make(chan struct{}, 1), lines: make(chan string)}
 	c.turn <- struct{}{}
-	go func() {
-		defer close(c.lines)
-		for s := bufio.NewScanner(in); s.Scan(); {
-			c.lines <- s.Text()
-		}
-	}()
 	return c
+}
+
+// readLines goes on when a question is given up: a read of a terminal cannot be taken back.
+func (c *Console) readLines() {
+	defer close(c.lines)
+	for s := bufio.NewScanner(c.in); s.Scan(); {
+		c.lines <- s.Text()
+	}
 }
 
 // Machine is one that has no BMC.
@@ -49,6 +54,7 @@ func (c *Console) ask(ctx context.Context, name, text string) (string, error) {
 		return "", fmt.Errorf("nobody pressed what was asked for: %w", ctx.Err())
 	}
 	defer func() { c.turn <- struct{}{} }()
+	c.read.Do(func() { go c.readLines() })
 	if _, err := fmt.Fprintf(c.out, "%s: %s ", name, text); err != nil {
 		return "", fmt.Errorf("cannot ask for what its power needs: %w", err)
 	}
