@@ -7,6 +7,7 @@ package live
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -145,7 +146,9 @@ func (s *session) claim(ctx context.Context) error {
 		return fmt.Errorf("cannot report the checks of %s: %w; nothing was written", s.order.Machine, err)
 	}
 	s.disk = disk
-	if err := s.api.must(ctx, machine.PathClaim, s.args.Token, machine.Claim{Disk: disk}, &s.claimed); err != nil {
+	// The same word in every attempt: an answer that was lost may be asked for again, by nobody else.
+	claim := machine.Claim{Disk: disk, Run: rand.Text()}
+	if err := s.api.must(ctx, machine.PathClaim, s.args.Token, claim, &s.claimed); err != nil {
 		return fmt.Errorf("cannot claim %s of %s: %w; nothing was written", disk.Name, s.order.Machine, err)
 	}
 	if s.claimed.Session == "" {

@@ -67,13 +67,21 @@ printf 'Downloading\r 50%%\r100%%\n'; echo written >>`+disk+`; echo 'Success!' >
 	}
 	got := map[string]string{}
 	for _, f := range config.Storage.Files {
-		data, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(f.Contents.Source, "data:;base64,"))
-		if err != nil || f.Mode != 0o600 {
-			t.Errorf("%s: mode %o, %v", f.Path, f.Mode, err)
+		if f.Mode != 0o600 {
+			t.Errorf("%s: mode %o", f.Path, f.Mode)
 		}
-		got[f.Path] = string(data)
+		got[f.Path] = decoded(t, f.Contents.Source)
 	}
 	if diff := cmp.Diff(map[string]string{"/etc/kubernetes/kubeconfig": "top-secret", PathReady: p.claims.Ready + "\n"}, got); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
+}
+
+func decoded(t *testing.T, source string) string {
+	t.Helper()
+	data, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(source, "data:;base64,"))
+	if err != nil {
+		t.Errorf("%.30s: %v", source, err)
+	}
+	return string(data)
 }
