@@ -161,6 +161,8 @@ type Machine struct {
 	Address netip.Addr `yaml:"address"` // its reservation in full mode; required when network.dns is true
 	Role    string     `yaml:"role"`
 	Power   Power      `yaml:"power"`
+	// Firmware is what its BMC is asked to boot: uefi or bios.
+	Firmware string `yaml:"firmware"`
 	// Exit is how "boot from disk" is said to its firmware: auto, exit, http-404, sanboot.
 	Exit   string            `yaml:"exit"`
 	Labels map[string]string `yaml:"labels"`
@@ -173,6 +175,12 @@ type Machine struct {
 	// Line is where the machine begins in the file.
 	Line int `yaml:"-"`
 }
+
+// Firmware types.
+const (
+	FirmwareUEFI = "uefi"
+	FirmwareBIOS = "bios"
+)
 
 // Ways to say "boot from disk".
 const (

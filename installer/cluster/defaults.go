@@ -74,6 +74,7 @@ func (c *Cluster) defaults() {
 	for i := range c.Machines {
 		m := &c.Machines[i]
 		m.DNSName = hostSpelling(m.DNSName)
+		or(&m.Firmware, FirmwareUEFI)
 		or(&m.Exit, ExitAuto)
 		or(&m.Arch, c.OS.Arch)
 		if m.Power.Driver == "" {

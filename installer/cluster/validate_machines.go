@@ -92,6 +92,7 @@ func (v *validator) machine(field string, m Machine, t taken) {
 	}
 	v.address(field, m, t)
 	v.power(field+".power", m, t)
+	v.word(field+".firmware", m.Firmware, FirmwareUEFI, FirmwareBIOS)
 	v.word(field+".exit", m.Exit, ExitAuto, ExitIPXE, ExitHTTP404, ExitSanboot)
 	for key, value := range m.Labels {
 		v.text(labelField(field+".labels", key), labelText(key, value))
