@@ -252,10 +252,11 @@ func (c *Client) GenericDelete(ctx context.Context, name string) error {
 	})
 }
 
-// SelectGroup says which group a machine with these labels gets; ErrNotFound when none matches.
+// SelectGroup says which group a machine with these labels gets; ErrNotFound when none matches. A MAC address may be in
+// any notation: matchbox makes them one in HTTP requests, but not here.
 func (c *Client) SelectGroup(ctx context.Context, labels map[string]string) (Group, error) {
 	answer, err := call(ctx, c, "select a group", "", func(ctx context.Context) (*serverpb.SelectGroupResponse, error) {
-		return c.choose.SelectGroup(ctx, &serverpb.SelectGroupRequest{Labels: labels})
+		return c.choose.SelectGroup(ctx, &serverpb.SelectGroupRequest{Labels: normalSelector(labels)})
 	})
 	if err != nil {
 		return Group{}, err
@@ -264,10 +265,10 @@ func (c *Client) SelectGroup(ctx context.Context, labels map[string]string) (Gro
 }
 
 // SelectProfile says which profile a machine with these labels gets; ErrNotFound when no group matches or its profile is
-// missing.
+// missing. For MAC addresses see SelectGroup.
 func (c *Client) SelectProfile(ctx context.Context, labels map[string]string) (Profile, error) {
 	answer, err := call(ctx, c, "select a profile", "", func(ctx context.Context) (*serverpb.SelectProfileResponse, error) {
-		return c.choose.SelectProfile(ctx, &serverpb.SelectProfileRequest{Labels: labels})
+		return c.choose.SelectProfile(ctx, &serverpb.SelectProfileRequest{Labels: normalSelector(labels)})
 	})
 	return ProfileFromProto(answer.GetProfile()), err
 }

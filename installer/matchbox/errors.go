@@ -133,19 +133,23 @@ func sans(c *x509.Certificate) string {
 
 // explainAlert says what the server did not like; RFC 8446, 6.2. crypto/tls gives alerts as text only.
 func (c *Client) explainAlert(alert string) error {
+	leaf := c.ownCertificate()
+	if leaf == nil && (strings.Contains(alert, "certificate") || strings.Contains(alert, "handshake failure")) {
+		return errors.New("it wants a client certificate and was given none; set matchbox.tls.certificate and matchbox.tls.key")
+	}
 	own := "this client's certificate"
-	if leaf := c.ownCertificate(); leaf != nil {
+	if leaf != nil {
 		own = fmt.Sprintf("this client's certificate (%q, signed by %q)", leaf.Subject.String(), leaf.Issuer.String())
 	}
 	switch {
 	case strings.Contains(alert, "certificate required"):
-		return errors.New("it wants a client certificate and was given none; set matchbox.tls.certificate and matchbox.tls.key")
+		return fmt.Errorf("it does not accept %s: it asks for one of another CA; use a certificate of the CA that matchbox was started with (-ca-file)", own)
 	case strings.Contains(alert, "unknown certificate authority"), strings.Contains(alert, "unknown certificate"):
 		return fmt.Errorf("it does not accept %s: the authority is not in its CA file; use a certificate of the CA that matchbox was started with (-ca-file)", own)
 	case strings.Contains(alert, "expired certificate"):
 		return fmt.Errorf("it does not accept %s: expired, by that machine's clock; renew it with \"tectonic-installer certs rotate\", or correct the clock there", own)
 	case strings.Contains(alert, "bad certificate"):
-		return fmt.Errorf("it does not accept %s, or was given none; use a client's certificate of the CA that matchbox was started with (-ca-file)", own)
+		return fmt.Errorf("it does not accept %s; use a client's certificate of the CA that matchbox was started with (-ca-file)", own)
 	case strings.Contains(alert, "protocol version not supported"):
 		return errors.New(oldTLS)
 	case strings.Contains(alert, "no application protocol"):
