@@ -4,7 +4,10 @@ import (
 	"cmp"
 	"encoding/binary"
 	"slices"
+	"strings"
 	"sync"
+
+	"github.com/tectonic-worker/tectonic-worker/installer/matchbox"
 )
 
 // index is the data directory as it is served. Readers hold the lock only to look up; what they get never changes.
@@ -152,4 +155,27 @@ func (x *index) count(k kind) int {
 		return len(x.profiles)
 	}
 	return len(x.texts[k])
+}
+
+// groupList and profileList give all, sorted by id.
+func (x *index) groupList() []matchbox.Group {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	all := make([]matchbox.Group, 0, len(x.groups))
+	for _, g := range x.groups {
+		all = append(all, g.Group)
+	}
+	slices.SortFunc(all, func(a, b matchbox.Group) int { return strings.Compare(a.ID, b.ID) })
+	return all
+}
+
+func (x *index) profileList() []matchbox.Profile {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	all := make([]matchbox.Profile, 0, len(x.profiles))
+	for _, p := range x.profiles {
+		all = append(all, p.Profile)
+	}
+	slices.SortFunc(all, func(a, b matchbox.Profile) int { return strings.Compare(a.ID, b.ID) })
+	return all
 }

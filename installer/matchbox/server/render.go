@@ -18,7 +18,11 @@ const chainScript = "#!ipxe\n" +
 // ipxeScript boots b, with more arguments behind its own.
 func ipxeScript(b matchbox.NetBoot, more []string) []byte {
 	var s bytes.Buffer
-	s.WriteString("#!ipxe\nkernel " + b.Kernel + " " + strings.Join(slices.Concat(b.Args, more), " ") + "\n")
+	s.WriteString("#!ipxe\nkernel " + b.Kernel)
+	for _, arg := range slices.Concat(b.Args, more) {
+		s.WriteString(" " + arg)
+	}
+	s.WriteByte('\n')
 	for _, initrd := range b.Initrd {
 		s.WriteString("initrd " + initrd + "\n")
 	}
@@ -48,8 +52,9 @@ func grubConfig(b matchbox.NetBoot, more []string) []byte {
 type groupView struct {
 	// data is a template's context but for "request": metadata, and the selectors over it, their keys in lower case.
 	data map[string]any
-	// The lines of /metadata that sort before and after those of the request.
+	// The lines of /metadata that sort before, among and after those of the request.
 	before, after []byte
+	among         []string
 }
 
 // requestPrefix begins the lines of /metadata that tell of the request.
@@ -69,8 +74,12 @@ func (g *group) rendered() *groupView {
 	delete(v.data, "request")
 	lines := flatten(nil, "", v.data)
 	slices.Sort(lines)
-	at, _ := slices.BinarySearch(lines, requestPrefix)
-	v.before, v.after = []byte(strings.Join(lines[:at], "")), []byte(strings.Join(lines[at:], ""))
+	from, _ := slices.BinarySearch(lines, requestPrefix)
+	to := from
+	for to < len(lines) && strings.HasPrefix(lines[to], requestPrefix) {
+		to++
+	}
+	v.before, v.among, v.after = []byte(strings.Join(lines[:from], "")), lines[from:to], []byte(strings.Join(lines[to:], ""))
 	g.view.Store(v)
 	return v
 }
@@ -86,7 +95,7 @@ func (g *group) context(labels map[string]string, query string) map[string]any {
 // signature of them fits only by luck.
 func (g *group) metadata(labels map[string]string, query string) []byte {
 	v := g.rendered()
-	lines := make([]string, 0, len(labels)+1)
+	lines := append(make([]string, 0, len(v.among)+len(labels)+1), v.among...)
 	size := len(v.before) + len(v.after)
 	for key, value := range labels {
 		lines = append(lines, requestPrefix+"QUERY_"+strings.ToUpper(key)+"="+value+"\n")

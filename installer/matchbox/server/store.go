@@ -1,7 +1,6 @@
 package server
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,8 +13,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/tectonic-worker/tectonic-worker/installer/matchbox"
 )
 
 // temporary begins the name of a file that is being written.
@@ -184,72 +181,6 @@ func (s *store) load(k kind, id string, final bool) bool {
 	return true
 }
 
-// reading is what a file holds: an object, or why it has none; info is nil when it is not there.
-type reading struct {
-	info    fs.FileInfo
-	group   *group
-	profile *profile
-	text    *text
-	err     error
-}
-
-// unsettled says whether somebody may be in the middle of writing the file. The next look at it tells.
-func (r reading) unsettled() bool {
-	if r.info == nil || time.Since(r.info.ModTime()) > patience {
-		return false
-	}
-	return r.err != nil || r.info.Size() == 0
-}
-
-// read reads one file. It changes nothing.
-func (s *store) read(k kind, id string) (r reading) {
-	content, info, err := readFile(s.path(k, id))
-	if errors.Is(err, fs.ErrNotExist) {
-		return reading{}
-	}
-	r.info = info
-	if err != nil || info.IsDir() {
-		r.err = err
-		return r
-	}
-	switch k {
-	case groups:
-		r.group, r.err = readGroup(id, content)
-	case profiles:
-		r.profile, r.err = readProfile(id, content)
-	default:
-		r.text = &text{name: id, body: content}
-	}
-	return r
-}
-
-// readFile reads a file and says what it was then. A directory has no content.
-func readFile(path string) ([]byte, fs.FileInfo, error) {
-	// A FIFO would hold up everything.
-	if info, err := os.Stat(path); err != nil || info.IsDir() || !info.Mode().IsRegular() {
-		if err == nil && !info.IsDir() {
-			err = errors.New("is not a regular file")
-		}
-		return nil, info, err
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return nil, nil, err
-	}
-	if info.Size() > maxFile {
-		return nil, info, fmt.Errorf("has %d MiB, more than %d", info.Size()>>20, maxFile>>20)
-	}
-	var content bytes.Buffer
-	content.Grow(int(info.Size()) + bytes.MinRead)
-	_, err = content.ReadFrom(f)
-	return content.Bytes(), info, err
-}
-
 // take puts what a file holds into the index. The lock is held.
 func (s *store) take(k kind, id string, r reading) {
 	switch k {
@@ -375,27 +306,4 @@ func (s *store) listProblems() []Problem {
 type Problem struct {
 	File    string `json:"file"` // below the data directory
 	Message string `json:"message"`
-}
-
-// groupList and profileList give all, sorted by id.
-func (x *index) groupList() []matchbox.Group {
-	x.mu.RLock()
-	defer x.mu.RUnlock()
-	all := make([]matchbox.Group, 0, len(x.groups))
-	for _, g := range x.groups {
-		all = append(all, g.Group)
-	}
-	slices.SortFunc(all, func(a, b matchbox.Group) int { return strings.Compare(a.ID, b.ID) })
-	return all
-}
-
-func (x *index) profileList() []matchbox.Profile {
-	x.mu.RLock()
-	defer x.mu.RUnlock()
-	all := make([]matchbox.Profile, 0, len(x.profiles))
-	for _, p := range x.profiles {
-		all = append(all, p.Profile)
-	}
-	slices.SortFunc(all, func(a, b matchbox.Profile) int { return strings.Compare(a.ID, b.ID) })
-	return all
 }

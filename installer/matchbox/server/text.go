@@ -109,7 +109,7 @@ func checkIgnition(body []byte) error {
 		return nil
 	}
 	if err != nil || report.IsFatal() {
-		return fmt.Errorf("Ignition would refuse it: %s", firstLine(report.String(), err))
+		return fmt.Errorf("a machine would refuse it: %s", firstLine(report.String(), err))
 	}
 	return nil
 }
