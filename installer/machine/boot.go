@@ -92,8 +92,19 @@ func (s *Store) fail(k *known, v verb, source, kind, reason string) *batch {
 	return s.move(k, to, source, kind, reason)
 }
 
-// discover remembers an unknown MAC address. s.mu is held.
+// maxWaiting bounds the lines that wait for the disk; transitions are kept whatever waits, for each has a caller that
+// waits with it.
+const maxWaiting = 20_000
+
+// swamped says that lines come faster than the disk takes them. s.mu is held.
+func (s *Store) swamped() bool { return len(s.pending.records) >= maxWaiting }
+
+// discover remembers an unknown MAC address, unless the network is flooded with them: then it is another time that it
+// is. s.mu is held.
 func (s *Store) discover(mac, message string) *batch {
+	if s.swamped() {
+		return nil
+	}
 	var records []record
 	if len(s.unknown) >= maxDiscovered {
 		oldest := s.machines[s.unknown[0]]
@@ -111,6 +122,10 @@ func (s *Store) discover(mac, message string) *batch {
 // note adds a line to a timeline without a change of state, unless the machine floods it. s.mu is held.
 func (s *Store) note(k *known, source, kind, message, mac string) *batch {
 	dropped := k.flow.dropped
+	if s.swamped() {
+		k.flow.dropped++
+		return nil
+	}
 	if !k.flow.allow(s.now()) {
 		return nil
 	}
@@ -164,7 +179,7 @@ func netboots(e Event) bool {
 	case SourceTFTP, SourceIPXE, SourceHTTP:
 		return true
 	case SourceDHCP:
-		return strings.Contains(e.Kind, "pxe") || e.Kind == "boot"
+		return e.Kind == "proxy" || e.Kind == "boot" // what only a PXE client is answered
 	}
 	return false
 }

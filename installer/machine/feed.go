@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// feedLength is how many of the last events are held for who follows: what 10,000 machines say in a busy minute.
-const feedLength = 1 << 15
+// feedLength is how many of the last events are held at least for who follows: a minute of a thousand busy machines.
+const feedLength = 1 << 14
 
 // feed holds the last events in the order of their numbers, which have no gap.
 type feed struct {
@@ -26,13 +26,10 @@ func (f *feed) publish(events []Event) {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if over := len(f.ring) + len(events) - feedLength; over > 0 {
-		// Twice the length is let grow before the old half goes, so that not each event moves all.
-		if len(f.ring) >= 2*feedLength {
-			f.ring = append([]Event(nil), f.ring[len(f.ring)-feedLength:]...)
-		}
-	}
 	f.ring = append(f.ring, events...)
+	if len(f.ring) > 2*feedLength { // the older half goes at once, so that not each event moves all
+		f.ring = append([]Event(nil), f.ring[len(f.ring)-feedLength:]...)
+	}
 	close(f.more)
 	f.more = make(chan struct{})
 }
