@@ -1,0 +1,18 @@
+// Command tectonic-installer turns one cluster file into machines that boot over PXE, are installed once, and report
+// in. This package holds the command line alone: flags, help, and how results are shown. What is done lies in the
+// installer package and below.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], stdio{os.Stdin, os.Stdout, os.Stderr})
+	stop()
+	os.Exit(code)
+}
