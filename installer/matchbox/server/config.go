@@ -32,6 +32,7 @@ type Config struct {
 	MachineAddress   string
 	MachineURL       string // how machines reach MachineAddress, as https://host:port
 	ArmFor, TokenFor time.Duration
+	ProgramsPath     string // where tectonic-machine is, which machines run
 	Version, Help    bool
 	Ignored          []string // MATCHBOX_ variables that mean nothing here
 }
@@ -57,6 +58,7 @@ func (c *Config) fields() *flag.FlagSet {
 	f.StringVar(&c.MachineURL, "machine-url", "", "`URL` by which machines reach the machines' API (https://host:port)")
 	f.DurationVar(&c.ArmFor, "arm-for", 24*time.Hour, "how long a machine stays armed")
 	f.DurationVar(&c.TokenFor, "token-for", 30*time.Minute, "how long a machine's one-time token is good")
+	f.StringVar(&c.ProgramsPath, "programs-path", "/usr/share/tectonic-installer/tectonic-machine", "`directory` of tectonic-machine, which machines run, by architecture")
 	f.BoolVar(&c.Version, "version", false, "print the version and exit")
 	f.BoolVar(&c.Help, "help", false, "print usage and exit")
 	return f
