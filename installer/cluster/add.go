@@ -17,7 +17,7 @@ import (
 // number of controllers) do not keep a machine from being added, since machines are added one by one; Parse tells them.
 func AddMachine(text []byte, m Machine) ([]byte, error) {
 	before, had := parse("cluster.yaml", text)
-	d := &decoder{lines: map[string]int{}}
+	d := &decoder{}
 	root := d.tree(text)
 	if root == nil {
 		return nil, had.severity(Error)
@@ -201,10 +201,9 @@ func flow(words []string) string {
 	return strings.TrimSuffix(encode(tree(reflect.ValueOf(words))), "\n")
 }
 
-// quoted is one word as YAML takes it anywhere.
+// quoted is one word as YAML takes it after a key.
 func quoted(s string) string {
-	list := flow([]string{s})
-	return list[1 : len(list)-1]
+	return strings.TrimSuffix(encode(scalar(s)), "\n")
 }
 
 // scalar is a text, quoted where YAML would read it as something else.

@@ -16,14 +16,15 @@ import (
 // without fields, loses the lines of what it could decode, and reads 010 as eight.
 type decoder struct {
 	file     string
-	lines    map[string]int // of each field that is there
+	lines    map[string]int  // of each field that is there
+	meant    map[string]bool // fields that are there under a wrong name
 	findings Findings
-	aliases  map[*yaml.Node]bool // being followed, against anchors that contain themselves
+	more     int // findings beyond mostFindings
 	nodes    int
 }
 
-// mostNodes bounds what aliases of aliases can grow to. A machine needs about 20.
-const mostNodes = 2_000_000
+// mostNodes bounds what aliases can grow to; how deep they nest is bound by the schema's types. A machine needs about 20.
+const mostNodes = 1_000_000
 
 var errTooLarge = errors.New("too large")
 
@@ -67,6 +68,10 @@ func (d *decoder) syntax(err error) {
 }
 
 func (d *decoder) add(line int, field, format string, args ...any) {
+	if len(d.findings) >= mostFindings {
+		d.more++
+		return
+	}
 	d.findings = append(d.findings, Finding{d.file, line, field, fmt.Sprintf(format, args...), Error})
 }
 
@@ -79,12 +84,6 @@ func (d *decoder) value(node *yaml.Node, field string, v reflect.Value) {
 		d.lines[field] = node.Line
 	}
 	if node.Kind == yaml.AliasNode {
-		if d.aliases[node.Alias] {
-			d.add(node.Line, field, "the anchor %s contains itself; write it out", printable(node.Value))
-			return
-		}
-		d.aliases[node.Alias] = true
-		defer delete(d.aliases, node.Alias)
 		node = node.Alias
 	}
 	if node.Kind == yaml.ScalarNode && node.ShortTag() == "!!null" {
@@ -123,7 +122,7 @@ func (d *decoder) value(node *yaml.Node, field string, v reflect.Value) {
 
 func (d *decoder) scalar(node *yaml.Node, field string) bool {
 	if node.Kind != yaml.ScalarNode {
-		d.add(node.Line, field, "this is %s, not a single value", kindOf(node))
+		d.add(node.Line, field, "this is %s, not a single value; write one", kindOf(node))
 	}
 	return node.Kind == yaml.ScalarNode
 }
@@ -137,12 +136,12 @@ func (d *decoder) text(node *yaml.Node, field string, v reflect.Value) {
 		*p = s
 	case *bool:
 		if s != "true" && s != "false" {
-			err = fmt.Errorf("%s is neither true nor false", printable(s))
+			err = fmt.Errorf("%s is neither true nor false; write one of them", printable(s))
 		}
 		*p = s == "true"
 	case *int:
 		if *p, err = strconv.Atoi(s); err != nil || *p < 0 {
-			*p, err = 0, fmt.Errorf("%s is not a whole number", printable(s))
+			*p, err = 0, fmt.Errorf("%s is not a whole number; write it like 2", printable(s))
 		}
 	case *Bytes:
 		*p, err = ParseBytes(s)
@@ -173,7 +172,7 @@ func (d *decoder) text(node *yaml.Node, field string, v reflect.Value) {
 // keys yields each key once, duplicates reported.
 func (d *decoder) keys(node *yaml.Node, field string, each func(key, value *yaml.Node)) {
 	if node.Kind != yaml.MappingNode {
-		d.add(node.Line, field, "this is %s, not keys and values", kindOf(node))
+		d.add(node.Line, field, "this is %s, not keys and values; write each as key: value on a line of its own, indented", kindOf(node))
 		return
 	}
 	seen := map[string]int{}
@@ -207,7 +206,13 @@ func (d *decoder) mapping(node *yaml.Node, field string, v reflect.Value) {
 		i, ok := fields[key.Value]
 		if !ok {
 			// The value is never shown: it may be what should not be in this file.
-			d.add(key.Line, at, "%s", unknownKey(v.Interface(), key.Value, names))
+			message, meant := unknownKey(v.Interface(), key.Value, names)
+			d.add(key.Line, at, "%s", message)
+			if meant != "" {
+				d.meant[join(field, meant)] = true
+			} else if _, ok := v.Interface().(Credentials); ok {
+				d.meant[field] = true
+			}
 			return
 		}
 		d.lines[at] = key.Line
@@ -229,29 +234,25 @@ func (d *decoder) labels(node *yaml.Node, field string, v reflect.Value) {
 	})
 }
 
-// unknownKey says what to write instead of a key that the schema does not have.
-func unknownKey(in any, key string, names []string) string {
+// unknownKey says what to write instead of a key that the schema does not have, and which key was meant.
+func unknownKey(in any, key string, names []string) (message, meant string) {
 	lower := strings.ToLower(key)
 	switch in.(type) {
 	case Power, Credentials:
 		switch lower {
 		case "username", "password", "user", "pass", "passwd":
-			return "a BMC's credentials never stand in the cluster file; write them into a file of mode 0600 and name it: credentials: {file: bmc.yaml}, or give the prefix of two environment variables: credentials: {env: BMC}; then change this password, it may have been seen"
+			return "a BMC's credentials never stand in the cluster file; write them into a file of mode 0600 and name it: credentials: {file: bmc.yaml}, or give the prefix of two environment variables: credentials: {env: BMC}; then change this password, it may have been seen", ""
 		}
 	case Disk, Install:
 		switch lower {
 		case "device", "path", "dev", "name":
-			return "a disk's device name can be another disk's at the next boot; choose it by serial, wwn, model, minSize, maxSize or rotational"
-		}
-	case TLS:
-		if lower == "cert" {
-			return "no such key; did you mean certificate?"
+			return "a disk's device name can be another disk's at the next boot; choose it by serial, wwn, model, minSize, maxSize or rotational", ""
 		}
 	}
 	if word := nearest(key, names); word != "" {
-		return fmt.Sprintf("no such key; did you mean %s?", word)
+		return fmt.Sprintf("no such key; did you mean %s?", word), word
 	}
-	return "no such key; the keys here are " + strings.Join(names, ", ")
+	return "no such key; the keys here are " + strings.Join(names, ", "), ""
 }
 
 func kindOf(node *yaml.Node) string {

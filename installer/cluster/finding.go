@@ -86,7 +86,7 @@ func printable(s string) string {
 func nearest(s string, words []string) string {
 	best, least := "", len(s)/3+1
 	for _, w := range words {
-		if strings.EqualFold(strings.NewReplacer("_", "", "-", "").Replace(s), w) {
+		if len(s) >= 3 && strings.HasPrefix(w, s) || strings.EqualFold(strings.NewReplacer("_", "", "-", "").Replace(s), w) {
 			return w
 		}
 		if d := distance(strings.ToLower(s), strings.ToLower(w), least); d < least || best == "" && d == least && d < len(w) {

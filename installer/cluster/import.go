@@ -126,7 +126,7 @@ func (i *importer) matchbox() {
 	if url != "" && !strings.Contains(url, "://") {
 		url = "http://" + url
 	}
-	i.line("# The matchbox that is there already. It knows no state of a machine, so install groups are added to it only while a\n# machine is armed; \"tectonic-installer serve\" beside it has the machines' API. Without external, it serves all of it.")
+	i.line("# The matchbox that is there already. It knows no state of a machine, so install groups are added to it only while a\n# machine is armed; \"tectonic-installer serve\" beside it has the machines' API. When that has taken matchbox's place,\n# write external: false.")
 	i.line("matchbox:\n  http: %s\n  rpc: %s\n  external: true\n  tls:", quoted(i.clean("tectonic_metal_matchbox_http_url", url)), quoted(i.word("tectonic_metal_matchbox_rpc_endpoint")))
 	for _, f := range []struct{ variable, key, path, block string }{
 		{"tectonic_metal_matchbox_ca", "ca", "tls/ca.crt", "CERTIFICATE"},
@@ -155,11 +155,11 @@ func (i *importer) pem(variable, path, kind, text string) {
 
 // clean keeps a URL's credentials out of the cluster file.
 func (i *importer) clean(key, url string) string {
-	if userinfo.MatchString(url) {
+	plain := withoutUser(url)
+	if plain != url {
 		i.note("%s holds credentials, which have no place in a cluster file: they were left out", key)
-		return userinfo.ReplaceAllString(url, "//")
 	}
-	return url
+	return plain
 }
 
 func (i *importer) os() {

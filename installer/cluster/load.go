@@ -44,7 +44,7 @@ func Parse(path string, text []byte) (*Cluster, error) {
 
 func parse(path string, text []byte) (*Cluster, Findings) {
 	c := &Cluster{Path: path}
-	d := &decoder{file: path, lines: map[string]int{}, aliases: map[*yaml.Node]bool{}}
+	d := &decoder{file: path, lines: map[string]int{}, meant: map[string]bool{}}
 	if len(text) > mostText {
 		d.add(0, "", "it is larger than a cluster needs")
 		return c, d.findings
@@ -53,28 +53,36 @@ func parse(path string, text []byte) (*Cluster, Findings) {
 	if root == nil {
 		return c, d.findings
 	}
-	d.decode(root, c)
+	if !d.decode(root, c) {
+		return c, d.findings
+	}
 	c.lines = d.lines
 	c.defaults()
-	v := &validator{c: c, broken: map[string]bool{}}
+	v := &validator{c: c, broken: d.meant}
 	for _, f := range d.findings {
 		v.broken[f.Field] = true
 	}
-	v.findings = d.findings
+	v.findings, v.more = d.findings, d.more
 	v.cluster()
+	if v.more > 0 {
+		v.findings = append(v.findings, Finding{path, 0, "", fmt.Sprintf("there are %d more findings; mend the others first", v.more), Error})
+	}
 	return c, v.findings
 }
 
-func (d *decoder) decode(root *yaml.Node, c *Cluster) {
+// decode says whether there is a cluster to look at.
+func (d *decoder) decode(root *yaml.Node, c *Cluster) (ok bool) {
 	defer func() {
 		switch r := recover(); {
 		case r == errTooLarge:
+			d.findings = nil
 			d.add(root.Line, "", "its aliases make it larger than a cluster needs; write them out")
 		case r != nil:
 			panic(r)
 		}
 	}()
 	d.value(root, "", reflect.ValueOf(c).Elem())
+	return true
 }
 
 // Warnings is what an operator should know of a file that can be used.

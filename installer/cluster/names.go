@@ -70,8 +70,11 @@ func host(s string) string {
 
 // hostPort checks host:port.
 func hostPort(s, port string) string {
+	if strings.Contains(s, "@") {
+		return fmt.Sprintf("it has something before an @, where no credentials may stand; write only host:port, as in matchbox.example.com:%s", port)
+	}
 	if strings.Contains(s, "://") {
-		return fmt.Sprintf("%s is a URL; write only host:port, as in matchbox.example.com:%s", shown(s), port)
+		return fmt.Sprintf("%s is a URL; write only host:port, as in matchbox.example.com:%s", printable(s), port)
 	}
 	h, p, err := net.SplitHostPort(s)
 	if err != nil {
@@ -88,16 +91,23 @@ func hostPort(s, port string) string {
 
 // httpURL checks a URL of one of the schemes, without credentials or query.
 func httpURL(s string, schemes ...string) string {
+	_, authority, ok := strings.Cut(s, "://")
+	if !ok {
+		authority = s
+	}
+	authority, _, _ = strings.Cut(authority, "/")
 	u, err := url.Parse(s)
 	switch {
+	case strings.Contains(authority, "@"):
+		return "it holds credentials, and everyone who reads this file or boots from this network would have them; leave them out, and change the password"
 	case err != nil:
 		var cause *url.Error
 		if errors.As(err, &cause) {
 			err = cause.Err // without the URL, which may hold a password
 		}
 		return fmt.Sprintf("it is not a URL (%s); write it like %s://matchbox.example.com:8080", printable(err.Error()), schemes[0])
-	case u.User != nil:
-		return "it holds credentials, and everyone who reads this file or boots from this network would have them; leave them out, and change the password"
+	case !strings.Contains(s, "://") && hostPort(s, "8080") == "":
+		return fmt.Sprintf("%s does not begin with %s://; write %s://%s", printable(s), schemes[0], schemes[0], s)
 	case u.Hostname() == "" || u.Opaque != "":
 		return fmt.Sprintf("%s has no host; write it like %s://matchbox.example.com:8080", printable(s), schemes[0])
 	case !slices.Contains(schemes, u.Scheme):
@@ -117,10 +127,21 @@ func httpURL(s string, schemes ...string) string {
 	return host(u.Hostname())
 }
 
-var userinfo = regexp.MustCompile(`//[^/@\s]*@`)
-
-// shown is a URL as a message may show it.
-func shown(s string) string { return printable(userinfo.ReplaceAllString(s, "//")) }
+// withoutUser is a URL without its credentials.
+func withoutUser(s string) string {
+	scheme, rest, ok := strings.Cut(s, "://")
+	if !ok {
+		scheme, rest = "", s
+	} else {
+		scheme += "://"
+	}
+	authority, path, slash := strings.Cut(rest, "/")
+	authority = authority[strings.LastIndex(authority, "@")+1:]
+	if slash {
+		path = "/" + path
+	}
+	return scheme + authority + path
+}
 
 // labelText checks the key and the value of a Kubernetes label.
 func labelText(key, value string) string {

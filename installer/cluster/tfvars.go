@@ -20,8 +20,10 @@ type tfvar struct {
 	odd  string   // what it is when it is neither
 }
 
-// set says that it has a value at all: null, "" and [] stand for none.
-func (v tfvar) set() bool { return v.word != "" || len(v.list) > 0 || v.odd != "" }
+// set says that it has a value at all: null, false, "" and [] stand for none.
+func (v tfvar) set() bool {
+	return v.word != "" && v.word != "false" || len(v.list) > 0 || v.odd != ""
+}
 
 // readTFVars reads JSON or HCL. The GUI writes JSON into a file named like one of HCL, so the content decides. Errors
 // name a line and never quote it: passwords and keys stand in these files.

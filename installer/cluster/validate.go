@@ -3,6 +3,7 @@ package cluster
 import (
 	"crypto/rsa"
 	"fmt"
+	"net/netip"
 	"net/url"
 	"path"
 	"slices"
@@ -15,11 +16,21 @@ import (
 type validator struct {
 	c        *Cluster
 	findings Findings
+	more     int             // findings beyond mostFindings
 	broken   map[string]bool // fields that could not be decoded: nothing more is said of them
+	ranges   []namedRange    // those that can be used
+	subnet   netip.Prefix    // network.subnet, when it can be used
 }
+
+// mostFindings are as many as anyone reads.
+const mostFindings = 1000
 
 func (v *validator) say(s Severity, field, format string, args ...any) {
 	if v.broken[field] && s == Error {
+		return
+	}
+	if len(v.findings) >= mostFindings {
+		v.more++
 		return
 	}
 	v.findings = append(v.findings, Finding{v.c.Path, v.c.Line(field), field, fmt.Sprintf(format, args...), s})
@@ -50,6 +61,12 @@ func (v *validator) word(field, value string, words ...string) bool {
 	}
 	v.wrong(field, "%s is not %s%s", printable(value), oneOf(words), hint)
 	return false
+}
+
+// there says that a field stands in the file and is no default, whose cause is reported where that stands.
+func (v *validator) there(field string) bool {
+	_, ok := v.c.lines[field]
+	return ok
 }
 
 func at(field string, i int) string { return fmt.Sprintf("%s[%d]", field, i) }
@@ -152,7 +169,7 @@ func (v *validator) matchbox() {
 		}
 	}
 	endpoint := func(field, value, port string) {
-		if value == "" { // its default comes from matchbox.http, which is wrong already
+		if !v.there(field) {
 			return
 		}
 		why := hostPort(value, port)
@@ -219,7 +236,7 @@ func (v *validator) os() {
 		}
 	}
 	v.arch("os.arch", os.Arch)
-	if os.Images != "" {
+	if v.there("os.images") {
 		v.text("os.images", httpURL(os.Images, "http", "https"))
 	}
 	v.kernelArgs("os.kernelArgs", os.KernelArgs)
@@ -230,7 +247,7 @@ func (v *validator) os() {
 	for i, p := range os.Packages {
 		v.text(at("os.packages", i), httpURL(p, "http", "https"))
 		if !strings.HasSuffix(p, ".rpm") {
-			v.wrong(at("os.packages", i), "%s is not the URL of an .rpm; name the file itself, not its directory", shown(p))
+			v.wrong(at("os.packages", i), "%s is not the URL of an .rpm; name the file itself, not its directory", printable(withoutUser(p)))
 		}
 		worker = worker || strings.HasPrefix(path.Base(p), "tectonic-worker")
 	}
@@ -240,6 +257,9 @@ func (v *validator) os() {
 }
 
 func (v *validator) arch(field, value string) {
+	if !v.there(field) {
+		return
+	}
 	switch value {
 	case "amd64", "x64":
 		v.wrong(field, "%s is x86_64 here; write that", value)

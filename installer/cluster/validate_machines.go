@@ -9,6 +9,9 @@ import (
 // leastMachines that Tectonic runs on.
 const leastMachines = 3
 
+// mostMACs of one machine that its definition takes.
+const mostMACs = 32
+
 func (v *validator) machines() {
 	c := v.c
 	if len(c.Machines) < leastMachines {
@@ -29,6 +32,8 @@ func (v *validator) machines() {
 		return
 	}
 	switch {
+	case controllers+workers < len(c.Machines): // a role is wrong, and that is said
+		return
 	case controllers == 0:
 		v.wrong("machines", "none is a controller; give 1, 3 or 5 of them role: controller")
 	case controllers%2 == 0:
@@ -61,6 +66,10 @@ func (v *validator) machine(field string, m Machine, t taken) {
 	}
 	if len(m.MACs) == 0 {
 		v.wrong(field+".macs", "there is none, and a machine is known by the cards it boots from; give them, such as [52:54:00:a1:9c:ae]")
+	}
+	if len(m.MACs) > mostMACs {
+		v.wrong(field+".macs", "there are %d, more cards than a machine has; give those that may boot, at most %d", len(m.MACs), mostMACs)
+		return
 	}
 	for i, mac := range m.MACs {
 		if mac == "" {
@@ -130,15 +139,13 @@ func (v *validator) address(field string, m Machine, t taken) {
 		return
 	}
 	v.once(t, field, "address", m.Address.String(), m.Address.String())
-	for i, list := range [][]namedRange{named("podCIDRs", v.c.PodCIDRs), named("serviceCIDRs", v.c.ServiceCIDRs)} {
-		for _, r := range list {
-			if r.Contains(m.Address) {
-				v.wrong(field, "%s is within %s, %s, whose addresses are the %s'; choose another", m.Address, r.field, r, []string{"pods", "Services"}[i])
-				return
-			}
+	for _, r := range v.ranges {
+		if r.field != "network.subnet" && r.Contains(m.Address) {
+			v.wrong(field, "%s is within %s, %s, which no machine's own address may be; choose another", m.Address, r.field, r)
+			return
 		}
 	}
-	if !n.Subnet.IsValid() || !v.host(field, m.Address) {
+	if !v.subnet.IsValid() || !v.host(field, m.Address) {
 		return
 	}
 	switch {

@@ -16,45 +16,51 @@ type namedRange struct {
 // networks checks every range of addresses against every other.
 func (v *validator) networks() {
 	c := v.c
-	var ranges []namedRange
-	list := func(field string, cidrs []netip.Prefix) {
-		families := map[bool]int{}
-		for i, p := range cidrs {
-			if !p.IsValid() {
-				continue // said already
-			}
-			if first, twice := families[p.Addr().Is4()]; twice {
-				v.wrong(at(field, i), "%s is of the same IP family as %s; give at most one of each family", p, at(field, first))
-				continue
-			}
-			families[p.Addr().Is4()] = i
-			v.usable(at(field, i), p)
-			ranges = append(ranges, namedRange{at(field, i), p})
+	oneEach := v.list("podCIDRs", c.PodCIDRs)
+	if v.list("serviceCIDRs", c.ServiceCIDRs) && oneEach {
+		v.families()
+	}
+	v.sizes()
+	if s := c.Network.Subnet; s.IsValid() && v.usable("network.subnet", s) {
+		if s.Addr().Is6() && c.Network.DHCP != DHCPNone {
+			v.wrong("network.subnet", "%s is IPv6, and firmware boots over IPv4; give the machines' IPv4 network", s)
+		} else {
+			v.subnet = s
+			v.ranges = append(v.ranges, namedRange{"network.subnet", s})
 		}
 	}
-	list("podCIDRs", c.PodCIDRs)
-	list("serviceCIDRs", c.ServiceCIDRs)
-	v.families()
-	v.sizes()
-
-	n := c.Network
-	if n.Subnet.IsValid() {
-		v.usable("network.subnet", n.Subnet)
-		ranges = append(ranges, namedRange{"network.subnet", n.Subnet})
-	}
-	for i, a := range ranges {
-		for _, b := range ranges[:i] {
+	for i, a := range v.ranges {
+		for _, b := range v.ranges[:i] {
 			if a.Overlaps(b.Prefix) {
 				v.wrong(a.field, "%s overlaps %s, %s; give it addresses of its own", a, b.field, b)
 			}
 		}
-	}
-	for _, r := range ranges {
-		if docker := netip.MustParsePrefix("172.17.0.0/16"); r.field != "network.subnet" && r.Overlaps(docker) {
-			v.warn(r.field, "%s overlaps %s, which docker takes for its own bridge on each machine", r, docker)
+		if docker := netip.MustParsePrefix("172.17.0.0/16"); a.field != "network.subnet" && a.Overlaps(docker) {
+			v.warn(a.field, "%s overlaps %s, which docker takes for its own bridge on each machine", a, docker)
 		}
 	}
 	v.dhcp()
+}
+
+// list checks pods or services, and says whether there is at most one of each IP family.
+func (v *validator) list(field string, cidrs []netip.Prefix) bool {
+	families := map[bool]int{}
+	oneEach := true
+	for i, p := range cidrs {
+		if !p.IsValid() {
+			continue // said already
+		}
+		if first, twice := families[p.Addr().Is4()]; twice {
+			v.wrong(at(field, i), "%s is of the same IP family as %s; give at most one of each family", p, at(field, first))
+			oneEach = false
+			continue
+		}
+		families[p.Addr().Is4()] = i
+		if v.usable(at(field, i), p) {
+			v.ranges = append(v.ranges, namedRange{at(field, i), p})
+		}
+	}
+	return oneEach
 }
 
 func (r namedRange) String() string { return r.Prefix.String() }
@@ -93,7 +99,7 @@ func (v *validator) sizes() {
 			v.wrong(at("podCIDRs", i), "%s is smaller than the /%d that each machine takes of it; give a shorter prefix", p, node)
 		case room < 30 && 1<<room < len(v.c.Machines):
 			v.wrong(at("podCIDRs", i), "%s has room for %d machines, each of which takes a /%d, and there are %d; give a shorter prefix", p, 1<<room, node, len(v.c.Machines))
-		case room < 30 && 3*(1<<room) < 4*len(v.c.Machines):
+		case room < 30 && 3*(1<<room) <= 4*len(v.c.Machines):
 			v.warn(at("podCIDRs", i), "%s has room for %d machines, each of which takes a /%d, and there are %d already", p, 1<<room, node, len(v.c.Machines))
 		}
 	}
@@ -111,10 +117,10 @@ func (v *validator) sizes() {
 }
 
 // usable refuses ranges that no host's address is of.
-func (v *validator) usable(field string, p netip.Prefix) {
+func (v *validator) usable(field string, p netip.Prefix) bool {
 	if p.Bits() == 0 {
 		v.wrong(field, "%s is every address; give a range", p)
-		return
+		return false
 	}
 	for _, reserved := range []struct{ cidr, what string }{
 		{"127.0.0.0/8", "the loopback addresses"}, {"169.254.0.0/16", "the link-local addresses"},
@@ -123,9 +129,10 @@ func (v *validator) usable(field string, p netip.Prefix) {
 	} {
 		if p.Overlaps(netip.MustParsePrefix(reserved.cidr)) {
 			v.wrong(field, "%s overlaps %s, %s; choose private ones, such as %s", p, reserved.cidr, reserved.what, defaultPods)
-			return
+			return false
 		}
 	}
+	return true
 }
 
 func (v *validator) dhcp() {
@@ -135,10 +142,6 @@ func (v *validator) dhcp() {
 	}
 	if n.Interface != "" && (len(n.Interface) > 15 || !linkForm.MatchString(n.Interface)) {
 		v.wrong("network.interface", "%s is not a network interface's name; \"ip link\" on the provisioner shows them", printable(n.Interface))
-	}
-	if n.Subnet.IsValid() && !n.Subnet.Addr().Is4() && n.DHCP != DHCPNone {
-		v.wrong("network.subnet", "%s is IPv6, and firmware boots over IPv4; give the machines' IPv4 network", n.Subnet)
-		return
 	}
 	if m := leaseForm.FindStringSubmatch(n.LeaseTime); n.LeaseTime != "infinite" && m == nil {
 		v.wrong("network.leaseTime", "%s is not a time; write it like 45m, 1h, or infinite", printable(n.LeaseTime))
@@ -190,7 +193,7 @@ func (v *validator) addressRange() {
 
 // host checks that a is an address for a host in the subnet.
 func (v *validator) host(field string, a netip.Addr) bool {
-	s := v.c.Network.Subnet
+	s := v.subnet
 	switch {
 	case !s.IsValid():
 		return false
@@ -229,12 +232,4 @@ func (v *validator) provisioner() netip.Addr {
 		return netip.Addr{}
 	}
 	return a
-}
-
-func named(field string, list []netip.Prefix) []namedRange {
-	out := make([]namedRange, len(list))
-	for i, p := range list {
-		out[i] = namedRange{at(field, i), p}
-	}
-	return out
 }
