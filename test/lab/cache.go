@@ -12,7 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Cache holds what the lab builds once: Kubernetes binaries, the worker's root filesystem, the kubelet images.
+// Cache holds what the lab builds once: Kubernetes binaries, the worker's root filesystem, the kubelet
+// images, the operating system of machines that boot over the network.
 type Cache struct {
 	Dir string                           // absolute
 	Log func(format string, args ...any) // one progress line per call; nil discards
@@ -26,7 +27,7 @@ func DefaultCacheDir() string {
 	return "/var/cache/tectonic-worker-lab"
 }
 
-// Build makes everything that is missing: the machine's tools, then all cached parts. About seven minutes on two
+// Build makes everything that is missing: the machine's tools, then all cached parts. About nine minutes on two
 // cores the first time; under a second when nothing is missing.
 func (c *Cache) Build(ctx context.Context) error {
 	if err := InstallTools(ctx, c.logf); err != nil {
@@ -45,6 +46,9 @@ func (c *Cache) Build(ctx context.Context) error {
 	if _, err := c.KubeletImages(ctx); err != nil {
 		return err
 	}
+	if _, err := c.Flatcar(ctx); err != nil {
+		return err
+	}
 	return c.prune()
 }
 
@@ -59,6 +63,11 @@ func (c *Cache) prune() error {
 		return err
 	}
 	current[images] = true
+	flatcar, err := c.flatcarPath()
+	if err != nil {
+		return err
+	}
+	current[flatcar], current[c.flatcarRootPath()] = true, true
 	for _, r := range Releases {
 		for _, command := range r.Commands {
 			path, err := c.kubernetesPath(r, command)
@@ -68,7 +77,7 @@ func (c *Cache) prune() error {
 			current[path] = true
 		}
 	}
-	for _, pattern := range []string{"worker-*", "images-*", "kubernetes/*/*"} {
+	for _, pattern := range []string{"worker-*", "images-*", "kubernetes/*/*", "flatcar-*"} {
 		paths, err := filepath.Glob(filepath.Join(c.Dir, pattern))
 		if err != nil {
 			return err
@@ -109,6 +118,13 @@ func (c *Cache) Missing() string {
 	}
 	if !exists(dir) {
 		return "the kubelet images"
+	}
+	flatcar, err := c.flatcarPath()
+	if err != nil {
+		return err.Error()
+	}
+	if !exists(flatcar) {
+		return "the machines' operating system"
 	}
 	return ""
 }

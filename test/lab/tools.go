@@ -9,7 +9,8 @@ import (
 	"strings"
 )
 
-// tool is a program that the lab runs on the machine itself, and the package that has it.
+// tool is a program that the lab runs on the machine itself, or the path of a file that it needs, and the package that
+// has it.
 type tool struct{ program, debian, rhel string }
 
 // tools is the one list of what the lab installs on the machine. Nothing else on it is changed.
@@ -43,12 +44,26 @@ var tools = []tool{
 	{"qemu-system-x86_64", "qemu-system-x86", "qemu-kvm-core"},
 	{"ipmi_sim", "openipmi", "OpenIPMI-lanserv"},
 	{"ipmitool", "ipmitool", "ipmitool"},
+	{"mksquashfs", "squashfs-tools", "squashfs-tools"},
+	{"sfdisk", "fdisk", "util-linux"},
+	{"mkfs.vfat", "dosfstools", "dosfstools"},
+	{"mkfs.ext4", "e2fsprogs", "e2fsprogs"},
+	{"mcopy", "mtools", "mtools"},
+	{"syslinux", "syslinux", "syslinux"},
+	{"bzip2", "bzip2", "bzip2"},
+	{"dnsmasq", "dnsmasq-base", "dnsmasq"},
+	{"/usr/lib/ipxe/undionly.kpxe", "ipxe", "ipxe-bootimgs"},
+	{"/usr/lib/ipxe/qemu/pxe-virtio.rom", "ipxe-qemu", "ipxe-roms-qemu"},
+	{"/usr/share/OVMF/OVMF_CODE_4M.fd", "ovmf", "edk2-ovmf"},
 }
 
 // absent lists the tools that are not installed.
 func absent() []tool {
 	var missing []tool
 	for _, t := range tools {
+		if strings.HasPrefix(t.program, "/") && exists(t.program) {
+			continue
+		}
 		if _, err := exec.LookPath(t.program); err != nil && !exists("/usr/sbin/"+t.program) && !exists("/sbin/"+t.program) {
 			missing = append(missing, t)
 		}
