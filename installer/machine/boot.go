@@ -169,7 +169,12 @@ func (s *Store) Observe(e Event) (known bool, err error) {
 		s.discover(mac, "boots from the network, and nobody knows it: "+e.Message)
 		return true, nil
 	}
-	s.note(k, e.Source, e.Kind, e.Message, mac)
+	if b := s.note(k, e.Source, e.Kind, e.Message, mac); b != nil {
+		// What was seen a while ago keeps its time; the number keeps the order in which it got here.
+		if ago := k.last.Time.Sub(e.Time); ago > 0 && ago < time.Hour {
+			k.last.Time = e.Time
+		}
+	}
 	return true, nil
 }
 

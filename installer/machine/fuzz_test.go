@@ -42,7 +42,9 @@ func FuzzOneLine(f *testing.F) {
 	f.Add(strings.Repeat("é", 600))
 	f.Fuzz(func(t *testing.T, s string) {
 		got := oneLine(s, maxMessage)
-		if len(got) > maxMessage || strings.ContainsFunc(got, func(r rune) bool { return r < ' ' || r == 0x7f || r == '\u202e' || r == '\ufffd' && !strings.Contains(s, "\ufffd") }) {
+		if len(got) > maxMessage || strings.ContainsFunc(got, func(r rune) bool {
+			return r < ' ' || r == 0x7f || r == '\u202e' || r == '\ufffd' && !strings.Contains(s, "\ufffd")
+		}) {
 			t.Fatalf("%q gives %q", s, got)
 		}
 	})

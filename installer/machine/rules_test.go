@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 )
 
 // However many ask at once, one boot script carries the installer.
@@ -346,7 +347,7 @@ func TestMessages(t *testing.T) {
 		lines = append(lines, e.Message)
 	}
 	for _, l := range lines {
-		if len(l) > maxMessage || strings.ContainsAny(l, "\x00\x1b\n\r\x07\u202e\u2028\xff") || tokenShape.MatchString(l) {
+		if len(l) > maxMessage || !utf8.ValidString(l) || strings.ContainsAny(l, "\x00\x1b\n\r\x07\u202e\u2028") || tokenShape.MatchString(l) {
 			t.Errorf("%d bytes: %.100q", len(l), l)
 		}
 	}

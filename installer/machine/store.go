@@ -319,6 +319,13 @@ func (s *Store) List() ([]Status, uint64) {
 	return all, s.seq
 }
 
+// Last is the number of the last event.
+func (s *Store) Last() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.seq
+}
+
 // Status gives one machine, by its name or one of its MAC addresses.
 func (s *Store) Status(name string) (Status, error) {
 	s.mu.Lock()

@@ -260,6 +260,28 @@ func TestBadTokens(t *testing.T) {
 	}
 }
 
+// A provisioner that is stopped does not wait for who watches it.
+func TestShutdown(t *testing.T) {
+	w := newWorld(t)
+	// First, so that there is one connection: net/http waits 5 s for one that was opened and never used.
+	_, err := w.client.Put(t.Context(), definition("n1", mac))
+	w.ok(err)
+	started := make(chan struct{})
+	ended := make(chan error, 1)
+	go func() {
+		ended <- w.client.Follow(t.Context(), 0, func(machine.Event) error { close(started); return nil })
+	}()
+	<-started
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	if err := w.server.Config.Shutdown(ctx); err != nil {
+		t.Errorf("it waits: %v", err)
+	}
+	if err := <-ended; !errors.Is(err, ErrUnreachable) {
+		t.Errorf("who followed is told %v", err)
+	}
+}
+
 // Whoever follows hears of a provisioner that went away.
 func TestFollowEnds(t *testing.T) {
 	w := newWorld(t)

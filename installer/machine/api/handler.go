@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/tectonic-worker/tectonic-worker/installer/machine"
@@ -48,6 +49,9 @@ type handler struct {
 	store *machine.Store
 	opts  Options
 	bad   *limiter
+
+	watchEnd sync.Once
+	ending   chan struct{} // closed when the server that this is put into shuts down
 }
 
 // Handler serves the machines' API (bearer tokens) and the operators' (verified client certificates). The server that
@@ -62,7 +66,7 @@ func Handler(store *machine.Store, opts Options) http.Handler {
 	if opts.Operator == nil {
 		opts.Operator = func(c *x509.Certificate) (string, bool) { return c.Subject.CommonName, true }
 	}
-	h := &handler{store: store, opts: opts, bad: newLimiter(opts.Now)}
+	h := &handler{store: store, opts: opts, bad: newLimiter(opts.Now), ending: make(chan struct{})}
 	mux := http.NewServeMux()
 
 	mux.HandleFunc("POST "+machine.PathHello, bearer(h, func(ctx context.Context, token string, in machine.Hello) (machine.Instruction, error) {

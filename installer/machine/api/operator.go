@@ -187,7 +187,11 @@ func (h *handler) follow(w http.ResponseWriter, r *http.Request, _ string) error
 	if err != nil {
 		return err
 	}
-	_, last := h.store.List()
+	// A stream has no end of its own, and http.Server.Shutdown waits for it.
+	if s, ok := r.Context().Value(http.ServerContextKey).(*http.Server); ok {
+		h.watchEnd.Do(func() { s.RegisterOnShutdown(func() { close(h.ending) }) })
+	}
+	last := h.store.Last()
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	out := http.NewResponseController(w)
@@ -213,6 +217,8 @@ func (h *handler) follow(w http.ResponseWriter, r *http.Request, _ string) error
 			if !follow && e.Seq >= last {
 				return nil
 			}
+		case <-h.ending:
+			return nil
 		case <-tick.C:
 			if _, err := w.Write([]byte("\n")); err != nil {
 				return nil
