@@ -24,7 +24,7 @@ type decoder struct {
 }
 
 // mostNodes bounds what aliases can grow to; how deep they nest is bound by the schema's types. A machine needs about 20.
-const mostNodes = 1_000_000
+const mostNodes = 500_000
 
 var errTooLarge = errors.New("too large")
 

@@ -138,7 +138,7 @@ name: tectonic
 dns: {controller: K8s.Example.com., ingress: tectonic.example.com}
 sshKeys: ["` + sshKey + `"]
 matchbox: {http: "http://[fd00::1]:8080/"}
-os: {name: flatcar, version: 9.10}
+os: {name: fedora-coreos, version: 9.10}
 machines:
   - {name: a, macs: [52:54:00:00:00:01], dnsName: a.example.com, role: controller}
   - {name: b, macs: [52:54:00:00:00:02], dnsName: b.example.com, role: worker}

@@ -3,6 +3,7 @@ package cluster
 import (
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 )
 
@@ -107,6 +108,12 @@ func (v *validator) machine(field string, m Machine, t taken) {
 		v.text(labelField(field+".labels", key), labelText(key, value))
 	}
 	v.arch(field+".arch", m.Arch)
+	if c.OS.Name == Flatcar && m.Arch != c.OS.Arch && slices.Contains(arches, m.Arch) && slices.Contains(arches, c.OS.Arch) {
+		v.wrong(field+".arch", "%s is not os.arch, %s, and Flatcar's images of one version have the same names for both; make a cluster file for each architecture", m.Arch, c.OS.Arch)
+	}
+	if m.Arch == "aarch64" && m.Firmware == FirmwareBIOS {
+		v.wrong(field+".firmware", "there is no BIOS on aarch64; write %s", FirmwareUEFI)
+	}
 	if m.Disk != nil {
 		v.disk(field+".disk", *m.Disk)
 	}
