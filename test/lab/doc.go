@@ -1,6 +1,7 @@
 // Package lab boots real parts on one Linux machine for the tests and the demo: worker hosts (a systemd-nspawn machine
 // with its own systemd, firewalld, rpm, podman and containerd), a control plane (etcd, kube-apiserver,
-// kube-controller-manager) and the bridge between them.
+// kube-controller-manager), computers that boot over the network (QEMU, and an operating system for their disks), their
+// BMCs and their provisioner, and the bridge between all of them.
 //
 // It owns the cache those parts are built into, the network they share, and their end: every process dies with the
 // process that opened the lab, even by SIGKILL, and mounts and network namespaces are never visible to the machine

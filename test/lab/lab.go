@@ -38,6 +38,9 @@ type Lab struct {
 	hosts   map[string]*Host
 	ordinal int
 
+	machines    []*Machine
+	provisioner *Provisioner
+
 	planeOnce sync.Once
 	plane     *ControlPlane
 	planeErr  error
@@ -87,6 +90,12 @@ func (l *Lab) Close() error {
 	l.mu.Unlock()
 	for _, h := range hosts {
 		errs = append(errs, h.Close())
+	}
+	for _, m := range l.machines {
+		errs = append(errs, m.Close())
+	}
+	if l.provisioner != nil {
+		errs = append(errs, l.provisioner.close())
 	}
 	if l.plane != nil {
 		errs = append(errs, l.plane.close())
