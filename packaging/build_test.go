@@ -61,6 +61,8 @@ func TestBuildRefuses(t *testing.T) {
 		"arch":             func(o *Options) { o.Arch = "amd64" },
 		"version":          func(o *Options) { o.Version = "latest" },
 		"time":             func(o *Options) { o.Time = time.Time{} },
+		"package":          func(o *Options) { o.Package = "tectonic" },
+		"no such program":  func(o *Options) { *o = installerRepository(t); o.Programs += "x" },
 	} {
 		o := repository(t)
 		spoil(&o)
@@ -87,9 +89,11 @@ func TestBuildRefuses(t *testing.T) {
 func TestScriptletsAlwaysExitZero(t *testing.T) {
 	need(t, "dash", "bash", "shellcheck")
 	all, err := fs.Glob(scriptlets, "scriptlets/*.sh")
-	if err != nil || len(all) != 3 {
-		t.Fatal(all, err)
+	more, errMore := fs.Glob(scriptlets, "scriptlets/installer/*.sh")
+	if err != nil || errMore != nil || len(all) != 3 || len(more) != 4 {
+		t.Fatal(all, more, err, errMore)
 	}
+	all = append(all, more...)
 	failing, silent := t.TempDir(), t.TempDir()
 	write(t, filepath.Join(failing, "systemctl"), "#!/bin/sh\necho noise; echo noise >&2; exit 5\n")
 	if err := os.Chmod(filepath.Join(failing, "systemctl"), 0o755); err != nil {
@@ -120,6 +124,8 @@ func TestScriptletsCallSystemctl(t *testing.T) {
 	for _, c := range []struct{ script, arg, want string }{
 		{"post", "1", ""}, {"post", "2", ""}, {"postun", "1", ""}, {"postun", "0", ""}, {"preun", "1", ""},
 		{"preun", "0", "--no-reload disable tectonic-worker.service\n--no-reload disable kubelet.path\n--no-reload disable kubelet.service\n"},
+		{"installer/post", "1", ""}, {"installer/postun", "1", ""}, {"installer/postun", "0", ""}, {"installer/preun", "1", ""},
+		{"installer/preun", "0", "--no-reload disable tectonic-installer.service\n--no-reload disable tectonic-installer-netboot.service\n"},
 	} {
 		h := newHost(t)
 		write(t, h.path("/bin/systemctl"), "#!/bin/sh\necho \"$@\" >>/calls\n")
@@ -136,8 +142,12 @@ func TestScriptletsCallSystemctl(t *testing.T) {
 				switch {
 				case c.script == "postun" && c.arg == "1":
 					want = "daemon-reload\ntry-restart tectonic-worker.service\n"
-				case c.script != "preun":
+				case c.script == "installer/postun" && c.arg == "1":
+					want = "daemon-reload\ntry-restart tectonic-installer.service tectonic-installer-netboot.service\n"
+				case !strings.HasSuffix(c.script, "preun"):
 					want = "daemon-reload\n"
+				case c.script == "installer/preun" && c.arg == "0":
+					want += "stop tectonic-installer-netboot.service tectonic-installer.service\n"
 				case c.arg == "0":
 					want += "stop tectonic-worker.service kubelet.path kubelet-kubeconfig.service kubelet.service wait-for-dns.service\n"
 				}
@@ -153,7 +163,7 @@ func TestScriptletsCallSystemctl(t *testing.T) {
 
 func TestManualPages(t *testing.T) {
 	need(t, "man", "groff")
-	for name, page := range map[string][]byte{"tectonic-worker.8": commandPage, "tectonic-worker.sysconfig.5": SettingsPage()} {
+	for name, page := range map[string][]byte{"tectonic-worker.8": commandPage, "tectonic-worker.sysconfig.5": SettingsPage(), "tectonic-installer.8": installerPage} {
 		file := filepath.Join(t.TempDir(), name)
 		write(t, file, string(page))
 		if out := run(t, "groff", "-man", "-ww", "-z", "-Tutf8", "-K", "utf8", file); out != "" {

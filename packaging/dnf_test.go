@@ -51,7 +51,7 @@ func TestDnfFromARepository(t *testing.T) {
 // rpmlint finds nothing but what rpmlint.toml explains.
 func TestRpmlint(t *testing.T) {
 	need(t, "rpmlint")
-	out, err := try(t, "rpmlint", "--config", "rpmlint.toml", build(t, repository(t)))
+	out, err := try(t, "rpmlint", "--config", "rpmlint.toml", build(t, repository(t)), build(t, installerRepository(t)))
 	var said []string
 	for _, line := range strings.Split(out, "\n") {
 		if strings.Contains(line, ": E: ") || strings.Contains(line, ": W: ") {

@@ -57,11 +57,12 @@ func encode(p *Package, signatures map[int]rpmpack.IndexEntry) ([]byte, error) {
 		Summary: p.Summary, Description: p.Description, Licence: p.License, URL: p.URL,
 		Group: "System Environment/Daemons", Vendor: "Tectonic Worker", BuildHost: "localhost", BuildTime: p.Time,
 		Compressor: cmp.Or(p.Compressor, "gzip"),
-		Provides:   relations(p.Provides), Requires: relations(p.Requires), Conflicts: relations(p.Conflicts),
+		Provides:   relations(p.Provides), Requires: relations(p.Requires), Conflicts: relations(p.Conflicts), Recommends: relations(p.Recommends),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("cannot make %s: %w", p.FileName(), err)
 	}
+	r.AddPrein(p.Pre)
 	r.AddPostin(p.Post)
 	r.AddPreun(p.Preun)
 	r.AddPostun(p.Postun)
@@ -74,7 +75,7 @@ func encode(p *Package, signatures map[int]rpmpack.IndexEntry) ([]byte, error) {
 			mode |= 0o40000
 		}
 		ghost := f.Kind == Ghost || f.Kind == GhostConfig
-		entry := rpmpack.RPMFile{Name: f.Path, Body: f.Body, Mode: mode, Owner: "root", Group: "root",
+		entry := rpmpack.RPMFile{Name: f.Path, Body: f.Body, Mode: mode, Owner: cmp.Or(f.Owner, "root"), Group: cmp.Or(f.Owner, "root"),
 			MTime: uint32(p.Time.Unix())}
 		if ghost {
 			// rpmpack keeps a file out of the payload only where Ghost is its one flag; with more it
@@ -146,7 +147,7 @@ func relations(in []Relation) rpmpack.Relations {
 func senseBits(r Relation) uint32 {
 	bits := map[string]uint32{"": 0, "=": rpmpack.SenseEqual, ">=": rpmpack.SenseGreater | rpmpack.SenseEqual,
 		"<=": rpmpack.SenseLess | rpmpack.SenseEqual}[r.Op]
-	for when, bit := range map[When]uint32{Interpreter: 1 << 8, Post: 1 << 10, Preun: 1 << 11, Postun: 1 << 12, RPMLib: 1 << 24} {
+	for when, bit := range map[When]uint32{Interpreter: 1 << 8, Post: 1 << 10, Preun: 1 << 11, Postun: 1 << 12, Pre: 1 << 9, RPMLib: 1 << 24} {
 		if r.When&when != 0 {
 			bits |= bit
 		}

@@ -16,11 +16,10 @@ import (
 	"github.com/tectonic-worker/tectonic-worker/units"
 )
 
-const (
-	docDir     = "/usr/share/doc/" + Name
-	licenseDir = "/usr/share/licenses/" + Name
-	libexecDir = "/usr/libexec/" + Name
-)
+const libexecDir = "/usr/libexec/" + Name
+
+func docDir(name string) string     { return "/usr/share/doc/" + name }
+func licenseDir(name string) string { return "/usr/share/licenses/" + name }
 
 var (
 	version  = regexp.MustCompile(`^[0-9]+\.[A-Za-z0-9._+]*(~[A-Za-z0-9._+]+)?$`)
@@ -34,7 +33,7 @@ var commandPage []byte
 // with it the lock and rkt's note of the kubelet's pod.
 const runtimeDir = "# See tmpfiles.d(5).\nd /run/tectonic-worker 0700 root root -\n"
 
-// files lists what is in the package, sorted by path.
+// files lists what is in the worker's package.
 func files(o Options, modified time.Time) ([]File, error) {
 	out := []File{
 		{Path: sysconfig.Path, Mode: 0o644, Kind: Config, Body: sysconfig.Shipped},
@@ -48,25 +47,40 @@ func files(o Options, modified time.Time) ([]File, error) {
 		{Path: "/var/lib/tectonic-worker", Mode: 0o700, Kind: Dir},
 		{Path: libexecDir, Mode: 0o755, Kind: Dir},
 		{Path: "/usr/lib/tmpfiles.d/tectonic-worker.conf", Mode: 0o644, Body: []byte(runtimeDir)},
-		{Path: docDir, Mode: 0o755, Kind: Dir},
-		{Path: licenseDir, Mode: 0o755, Kind: Dir},
 	}
-	for _, name := range units.Names() {
-		body, err := units.Files.ReadFile(name)
+	drain := cmp.Or(o.Drain, filepath.Join(filepath.Dir(o.Binary), Name+"-drain"))
+	all, err := shared(o, Name, modified, units.Names(), map[string][]byte{
+		"man8/tectonic-worker.8":           commandPage,
+		"man5/tectonic-worker.sysconfig.5": SettingsPage(),
+	}, []source{{drain, "the drain program", File{Path: libexecDir + "/drain", Mode: 0o755}}}, func(doc string) bool { return !slices.Contains(installerDocs, doc) })
+	return append(out, all...), err
+}
+
+// source is a file of the package that is read from the disk.
+type source struct {
+	from, what string
+	file       File
+}
+
+// shared lists what each of our packages has: its program, units, manual pages, completions, licence, documentation.
+func shared(o Options, name string, modified time.Time, unitNames []string, pages map[string][]byte, sources []source, documents func(string) bool) ([]File, error) {
+	out := []File{
+		{Path: docDir(name), Mode: 0o755, Kind: Dir},
+		{Path: licenseDir(name), Mode: 0o755, Kind: Dir},
+	}
+	for _, unit := range unitNames {
+		body, err := units.Files.ReadFile(unit)
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, File{Path: path.Join(units.Dir, name), Mode: 0o644, Body: body})
+		out = append(out, File{Path: path.Join(units.Dir, unit), Mode: 0o644, Body: body})
 	}
-	for name, page := range map[string][]byte{
-		"man8/tectonic-worker.8":           commandPage,
-		"man5/tectonic-worker.sysconfig.5": SettingsPage(),
-	} {
-		body, err := compress(page, modified)
+	for page, text := range pages {
+		body, err := compress(text, modified)
 		if err != nil {
-			return nil, fmt.Errorf("cannot package %s: %w", name, err)
+			return nil, fmt.Errorf("cannot package %s: %w", page, err)
 		}
-		out = append(out, File{Path: "/usr/share/man/" + name + ".gz", Mode: 0o644, Kind: Doc, Body: body})
+		out = append(out, File{Path: "/usr/share/man/" + page + ".gz", Mode: 0o644, Kind: Doc, Body: body})
 	}
 
 	// The shells' directories are owned here too, for hosts without zsh or fish.
@@ -78,21 +92,16 @@ func files(o Options, modified time.Time) ([]File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot list the documentation: %w", err)
 	}
+	docs = slices.DeleteFunc(docs, func(doc string) bool { return !documents(filepath.Base(doc)) })
 	docs = append(docs, filepath.Join(o.Source, "README.md"), filepath.Join(o.Source, "CHANGELOG.md"))
-	type source struct {
-		from, what string
-		file       File
-	}
-	sources := []source{
-		{o.Binary, "the binary", File{Path: "/usr/bin/tectonic-worker", Mode: 0o755}},
-		{cmp.Or(o.Drain, filepath.Join(filepath.Dir(o.Binary), Name+"-drain")), "the drain program", File{Path: libexecDir + "/drain", Mode: 0o755}},
-		{filepath.Join(o.Completions, Name+".bash"), "the completion for bash", File{Path: "/usr/share/bash-completion/completions/" + Name, Mode: 0o644}},
-		{filepath.Join(o.Completions, Name+".zsh"), "the completion for zsh", File{Path: "/usr/share/zsh/site-functions/_" + Name, Mode: 0o644}},
-		{filepath.Join(o.Completions, Name+".fish"), "the completion for fish", File{Path: "/usr/share/fish/vendor_completions.d/" + Name + ".fish", Mode: 0o644}},
-		{filepath.Join(o.Source, "LICENSE"), "the licence", File{Path: licenseDir + "/LICENSE", Mode: 0o644, Kind: License}},
-	}
+	sources = append(sources,
+		source{o.Binary, "the binary", File{Path: "/usr/bin/" + name, Mode: 0o755}},
+		source{filepath.Join(o.Completions, name+".bash"), "the completion for bash", File{Path: "/usr/share/bash-completion/completions/" + name, Mode: 0o644}},
+		source{filepath.Join(o.Completions, name+".zsh"), "the completion for zsh", File{Path: "/usr/share/zsh/site-functions/_" + name, Mode: 0o644}},
+		source{filepath.Join(o.Completions, name+".fish"), "the completion for fish", File{Path: "/usr/share/fish/vendor_completions.d/" + name + ".fish", Mode: 0o644}},
+		source{filepath.Join(o.Source, "LICENSE"), "the licence", File{Path: licenseDir(name) + "/LICENSE", Mode: 0o644, Kind: License}})
 	for _, doc := range docs {
-		sources = append(sources, source{doc, "the documentation", File{Path: path.Join(docDir, filepath.Base(doc)), Mode: 0o644, Kind: Doc}})
+		sources = append(sources, source{doc, "the documentation", File{Path: path.Join(docDir(name), filepath.Base(doc)), Mode: 0o644, Kind: Doc}})
 	}
 	for _, s := range sources {
 		if s.file.Body, err = read(s.from, s.what); err != nil {
@@ -100,7 +109,6 @@ func files(o Options, modified time.Time) ([]File, error) {
 		}
 		out = append(out, s.file)
 	}
-	slices.SortFunc(out, func(a, b File) int { return cmp.Compare(a.Path, b.Path) })
 	return out, nil
 }
 

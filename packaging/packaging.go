@@ -1,4 +1,4 @@
-// Package packaging owns the RPM: what it contains, its scriptlets and its manual pages. It turns a
+// Package packaging owns the RPMs: what they contain, their scriptlets and their manual pages. It turns a
 // built binary and this repository's files into the bytes of a package; it must not build the binary,
 // sign the package or touch the host.
 //
@@ -9,7 +9,9 @@ import (
 	"bytes"
 	"cmp"
 	"embed"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,8 +19,11 @@ import (
 	"time"
 )
 
-// Name is the package's name.
-const Name = "tectonic-worker"
+// The packages' names.
+const (
+	Name      = "tectonic-worker"
+	Installer = "tectonic-installer"
+)
 
 // Dists are the releases of Enterprise Linux that a package can be built for.
 func Dists() []string { return []string{"el7", "el8", "el9", "el10"} }
@@ -28,9 +33,11 @@ func Arches() []string { return []string{"x86_64", "aarch64"} }
 
 // Options say what to build.
 type Options struct {
-	Binary      string    // path of the built tectonic-worker
-	Drain       string    // path of the built tectonic-worker-drain; empty: beside Binary
-	Completions string    // directory with tectonic-worker.bash, .zsh and .fish
+	Package     string    // Name or Installer; empty is Name
+	Binary      string    // path of the built program, tectonic-worker or tectonic-installer
+	Drain       string    // of Name: path of the built tectonic-worker-drain; empty: beside Binary
+	Completions string    // directory with the program's completions: its name and .bash, .zsh and .fish
+	Programs    string    // of Installer: directory with linux-amd64/tectonic-machine and linux-arm64/tectonic-machine
 	Source      string    // the repository: LICENSE, README.md, CHANGELOG.md and docs/*.md are taken from it
 	Version     string    // as git describes it: v1.2.3, 1.2.3-rc.1, v1.2.3-4-gabcdef
 	Release     string    // counts the packages of one version; empty is 1
@@ -48,8 +55,9 @@ type Package struct {
 	Changelog                          string
 	Files                              []File
 	Provides, Requires, Conflicts      []Relation
-	Post, Preun, Postun                string // scriptlets for /bin/sh
-	Compressor                         string // "xz" or "gzip"
+	Recommends                         []Relation // rpm 4.11 (EL7) knows none
+	Pre, Post, Preun, Postun           string     // scriptlets for /bin/sh
+	Compressor                         string     // "xz" or "gzip"
 	// LegacyDigests adds the SHA-1 and MD5 digests, the only ones that rpm 4.11 (EL7) can check.
 	LegacyDigests bool
 }
@@ -76,12 +84,13 @@ const (
 	GhostConfig // %ghost %config(missingok): an erase leaves it, without renaming it
 )
 
-// File is one file or directory of a package; all belong to root.
+// File is one file or directory of a package.
 type File struct {
-	Path string
-	Mode uint // permission bits
-	Kind Kind
-	Body []byte
+	Path  string
+	Mode  uint // permission bits
+	Kind  Kind
+	Owner string // user and group, root when empty; a scriptlet of the package makes any other
+	Body  []byte
 }
 
 // Relation is a Provides, Requires or Conflicts.
@@ -102,9 +111,10 @@ const (
 	Postun
 	Interpreter // of a scriptlet
 	RPMLib      // a feature of rpm itself
+	Pre
 )
 
-//go:embed scriptlets/*.sh
+//go:embed scriptlets
 var scriptlets embed.FS
 
 // Build makes the package that o describes.
@@ -123,15 +133,10 @@ func Build(o Options) (*Package, error) {
 		return nil, fmt.Errorf("cannot build for the time %s: set SOURCE_DATE_EPOCH to a time since 1970", o.Time)
 	}
 	p := &Package{
-		Name: Name, Version: version, Release: cmp.Or(o.Release, "1") + "." + o.Dist, Arch: o.Arch,
-		Summary: "Makes this host a worker node of a Kubernetes cluster",
-		Description: "Installs the Tectonic Worker: tectonic-worker join makes this host a node of a\n" +
-			"Kubernetes cluster and opens its ports in firewalld. The kubelet runs from its\n" +
-			"container image under rkt or podman. Nothing is enabled or started on install.",
+		Version: version, Release: cmp.Or(o.Release, "1") + "." + o.Dist, Arch: o.Arch,
 		License:       "Apache-2.0",
 		URL:           "https://github.com/tectonic-worker/tectonic-worker",
 		Time:          o.Time.UTC().Truncate(time.Second),
-		Changelog:     "- See " + docDir + "/CHANGELOG.md",
 		LegacyDigests: o.Dist == "el7",
 		// Read by every rpm since 4.5, rpm 4.11 of EL7 included, and a third smaller than gzip.
 		Compressor: "xz",
@@ -139,45 +144,33 @@ func Build(o Options) (*Package, error) {
 	if o.Quick {
 		p.Compressor = "gzip"
 	}
-	for name, text := range map[string]*string{"post": &p.Post, "preun": &p.Preun, "postun": &p.Postun} {
-		data, err := scriptlets.ReadFile("scriptlets/" + name + ".sh")
-		if err != nil {
-			return nil, err
-		}
-		*text = string(data)
+	var list func(Options, time.Time) ([]File, error)
+	switch p.Name = cmp.Or(o.Package, Name); p.Name {
+	case Name:
+		err, list = p.worker(o), files
+	case Installer:
+		err, list = p.installer(o), installerFiles
+	default:
+		return nil, fmt.Errorf("cannot build %q: the package is %s or %s", o.Package, Name, Installer)
 	}
-	p.relate(o)
-	if p.Files, err = files(o, p.Time); err != nil {
+	if err != nil {
 		return nil, err
 	}
+	p.Changelog = "- See " + docDir(p.Name) + "/CHANGELOG.md"
+	if p.Files, err = list(o, p.Time); err != nil {
+		return nil, err
+	}
+	slices.SortFunc(p.Files, func(a, b File) int { return cmp.Compare(a.Path, b.Path) })
 	return p, p.check()
 }
 
-// relate fills in what the package needs and what it cannot live with.
-func (p *Package) relate(o Options) {
-	isa := map[string]string{"x86_64": "x86-64", "aarch64": "aarch-64"}[o.Arch]
-	full := p.Version + "-" + p.Release
-	p.Provides = []Relation{
-		{Name: Name, Op: "=", Version: full},
-		{Name: Name + "(" + isa + ")", Op: "=", Version: full},
-	}
-	p.Requires = []Relation{
-		{Name: "/bin/sh", When: Post | Interpreter},
-		{Name: "/bin/sh", When: Preun | Interpreter},
-		{Name: "/bin/sh", When: Postun | Interpreter},
-		{Name: "systemd", Op: ">=", Version: "219"},
-		{Name: "systemd", When: Post},
-		{Name: "systemd", When: Preun},
-		{Name: "systemd", When: Postun},
-		{Name: "rpmlib(CompressedFileNames)", Op: "<=", Version: "3.0.4-1", When: RPMLib},
-		{Name: "rpmlib(FileDigests)", Op: "<=", Version: "4.6.0-1", When: RPMLib},
-	}
-	if !o.Quick {
-		p.Requires = append(p.Requires, Relation{Name: "rpmlib(PayloadIsXz)", Op: "<=", Version: "5.2-1", When: RPMLib})
-	}
-	if strings.Contains(p.Version, "~") {
-		p.Requires = append(p.Requires, Relation{Name: "rpmlib(TildeInVersions)", Op: "<=", Version: "4.10.0-1", When: RPMLib})
-	}
+// worker makes p the package of the worker, but for its files.
+func (p *Package) worker(o Options) error {
+	p.Summary = "Makes this host a worker node of a Kubernetes cluster"
+	p.Description = "Installs the Tectonic Worker: tectonic-worker join makes this host a node of a\n" +
+		"Kubernetes cluster and opens its ports in firewalld. The kubelet runs from its\n" +
+		"container image under rkt or podman. Nothing is enabled or started on install."
+	p.relate(o, Post, Preun, Postun)
 	// rpm 4.11 cannot read a rich dependency: on EL7 it is join that asks for a runtime.
 	if o.Dist != "el7" {
 		p.Requires = append(p.Requires,
@@ -187,6 +180,48 @@ func (p *Package) relate(o Options) {
 	// All of them bring a kubelet.service.
 	for _, name := range []string{"kubelet", "kubernetes", "kubernetes-master", "kubernetes-node"} {
 		p.Conflicts = append(p.Conflicts, Relation{Name: name})
+	}
+	return p.readScriptlets("scriptlets")
+}
+
+// readScriptlets takes those that are in a directory.
+func (p *Package) readScriptlets(dir string) error {
+	for name, text := range map[string]*string{"pre": &p.Pre, "post": &p.Post, "preun": &p.Preun, "postun": &p.Postun} {
+		data, err := scriptlets.ReadFile(dir + "/" + name + ".sh")
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		*text = string(data)
+	}
+	return nil
+}
+
+// relate fills in what every package of ours needs; scripts are the scriptlets that it has.
+func (p *Package) relate(o Options, scripts ...When) {
+	isa := map[string]string{"x86_64": "x86-64", "aarch64": "aarch-64"}[o.Arch]
+	full := p.Version + "-" + p.Release
+	p.Provides = []Relation{
+		{Name: p.Name, Op: "=", Version: full},
+		{Name: p.Name + "(" + isa + ")", Op: "=", Version: full},
+	}
+	for _, when := range scripts {
+		p.Requires = append(p.Requires, Relation{Name: "/bin/sh", When: when | Interpreter})
+	}
+	p.Requires = append(p.Requires,
+		Relation{Name: "systemd", Op: ">=", Version: "219"},
+		Relation{Name: "systemd", When: Post},
+		Relation{Name: "systemd", When: Preun},
+		Relation{Name: "systemd", When: Postun},
+		Relation{Name: "rpmlib(CompressedFileNames)", Op: "<=", Version: "3.0.4-1", When: RPMLib},
+		Relation{Name: "rpmlib(FileDigests)", Op: "<=", Version: "4.6.0-1", When: RPMLib})
+	if !o.Quick {
+		p.Requires = append(p.Requires, Relation{Name: "rpmlib(PayloadIsXz)", Op: "<=", Version: "5.2-1", When: RPMLib})
+	}
+	if strings.Contains(p.Version, "~") {
+		p.Requires = append(p.Requires, Relation{Name: "rpmlib(TildeInVersions)", Op: "<=", Version: "4.10.0-1", When: RPMLib})
 	}
 }
 

@@ -68,6 +68,22 @@ func repository(t *testing.T) Options {
 	return o
 }
 
+// installerRepository is the same for the installer.
+func installerRepository(t *testing.T) Options {
+	t.Helper()
+	o := repository(t)
+	dir := filepath.Dir(o.Binary)
+	o.Package, o.Programs = Installer, filepath.Join(dir, "bin")
+	for path, text := range map[string]string{
+		"bin/linux-amd64/tectonic-machine": "amd64\n", "bin/linux-arm64/tectonic-machine": "arm64\n",
+		"completions/tectonic-installer.bash": "# bash\n", "completions/tectonic-installer.zsh": "#compdef tectonic-installer\n",
+		"completions/tectonic-installer.fish": "# fish\n", "src/docs/installer.md": "# Installer\n",
+	} {
+		write(t, filepath.Join(dir, path), text)
+	}
+	return o
+}
+
 func write(t *testing.T, path, text string) {
 	t.Helper()
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {

@@ -255,19 +255,21 @@ func TestDependencies(t *testing.T) {
 func TestDumpIsGolden(t *testing.T) {
 	need(t, "rpm", "rpm2cpio", "cpio")
 	file := build(t, repository(t))
-	var got []string
-	for _, line := range strings.Split(strings.TrimSpace(run(t, "rpm", "--query", "--list", "--package", "--dump", file)), "\n") {
-		f := strings.Fields(line)
-		// Sizes and digests change with every word of a document: rpm -V checks them above.
-		got = append(got, strings.Join([]string{f[4], f[5], f[6], "config=" + f[7], "doc=" + f[8], f[0]}, " "))
-	}
-	text := strings.Join(got, "\n") + "\n"
-	golden := filepath.Join("testdata", "dump.golden")
-	if os.Getenv("UPDATE_GOLDEN") != "" {
-		write(t, golden, text)
-	}
-	if diff := cmp.Diff(strings.Split(content(t, golden), "\n"), strings.Split(text, "\n")); diff != "" {
-		t.Errorf("set UPDATE_GOLDEN=1 if this is meant (-golden +got):\n%s", diff)
+	for golden, file := range map[string]string{"dump.golden": file, "installer.golden": build(t, installerRepository(t))} {
+		var got []string
+		for _, line := range strings.Split(strings.TrimSpace(run(t, "rpm", "--query", "--list", "--package", "--dump", file)), "\n") {
+			f := strings.Fields(line)
+			// Sizes and digests change with every word of a document: rpm -V checks them above.
+			got = append(got, strings.Join([]string{f[4], f[5], f[6], "config=" + f[7], "doc=" + f[8], f[0]}, " "))
+		}
+		text := strings.Join(got, "\n") + "\n"
+		golden = filepath.Join("testdata", golden)
+		if os.Getenv("UPDATE_GOLDEN") != "" {
+			write(t, golden, text)
+		}
+		if diff := cmp.Diff(strings.Split(content(t, golden), "\n"), strings.Split(text, "\n")); diff != "" {
+			t.Errorf("set UPDATE_GOLDEN=1 if this is meant (-golden +got):\n%s", diff)
+		}
 	}
 
 	// Ghosts are in the list and not in the archive.

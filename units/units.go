@@ -18,6 +18,11 @@ const (
 	Agent = "tectonic-worker.service"
 	// SELinux sets the running SELinux mode to its instance's name for Agent, whose sandbox cannot.
 	SELinux = "tectonic-worker-selinux@.service"
+
+	// Installer is the provisioner: matchbox's APIs and the machines' own. A matchbox.service is left alone.
+	Installer = "tectonic-installer.service"
+	// Netboot runs dnsmasq on the provisioner.
+	Netboot = "tectonic-installer-netboot.service"
 )
 
 // Dir is where the units are installed.
@@ -28,8 +33,11 @@ const Dir = "/usr/lib/systemd/system"
 //go:embed *.service *.path
 var Files embed.FS
 
-// Names lists the units in a stable order.
+// Names lists the worker's units in a stable order.
 func Names() []string { return []string{Kubelet, KubeletPath, Kubeconfig, WaitForDNS, Agent, SELinux} }
+
+// InstallerNames lists the provisioner's.
+func InstallerNames() []string { return []string{Installer, Netboot} }
 
 // SELinuxFor is the unit that sets the running SELinux mode: permissive or enforcing.
 func SELinuxFor(mode string) string { return "tectonic-worker-selinux@" + mode + ".service" }

@@ -64,7 +64,7 @@ func TestNamesAreTheFiles(t *testing.T) {
 	for _, e := range entries {
 		files = append(files, e.Name())
 	}
-	names := Names()
+	names := append(Names(), InstallerNames()...)
 	slices.Sort(names)
 	if diff := cmp.Diff(names, files); diff != "" {
 		t.Errorf("Names() and the embedded files differ (-names +files):\n%s", diff)
@@ -84,7 +84,7 @@ var since = map[string]int{
 	"Service.WatchdogSec": 219, "Service.TimeoutStopSec": 219, "Service.OOMScoreAdjust": 219, "Service.DevicePolicy": 219,
 	"Service.ReadWriteDirectories": 219, "Service.PrivateNetwork": 219, "Service.SystemCallFilter": 219, "Service.SystemCallErrorNumber": 219,
 	"Service.MemoryMax": 231, "Service.KeyringMode": 235, "Service.PrivateMounts": 239,
-	"Service.LimitNOFILE": 219, "Service.LimitCORE": 219, "Service.UMask": 219,
+	"Service.User": 219, "Service.Group": 219, "Service.LimitNOFILE": 219, "Service.LimitCORE": 219, "Service.UMask": 219,
 	"Service.NoNewPrivileges": 219, "Service.CapabilityBoundingSet": 219, "Service.PrivateTmp": 219,
 	"Service.PrivateDevices": 219, "Service.ProtectHome": 219, "Service.ProtectSystem": 219,
 	"Service.RestrictAddressFamilies": 219, "Service.SystemCallArchitectures": 219,
@@ -117,7 +117,7 @@ var valuesOf219 = map[string][]string{
 
 func TestDirectivesSuit219(t *testing.T) {
 	const oldest, newest = 219, 252
-	for _, name := range Names() {
+	for _, name := range append(Names(), InstallerNames()...) {
 		for _, d := range read(t, name) {
 			key := d.section + "." + d.name
 			introduced, known := since[key]
@@ -169,6 +169,15 @@ func TestWhatTheUnitsPromise(t *testing.T) {
 		// It would make selinuxfs read-only.
 		{SELinux, "Service", "ProtectKernelTunables", nil},
 		{SELinux, "Service", "ExecStart", []string{"/usr/bin/tectonic-worker selinux-mode %i"}},
+		{Installer, "Service", "User", []string{"matchbox"}},
+		{Installer, "Service", "Group", []string{"matchbox"}},
+		{Installer, "Service", "ExecStart", []string{"/usr/bin/tectonic-installer serve"}},
+		{Installer, "Service", "RestartPreventExitStatus", []string{"78"}},
+		{Installer, "Service", "CapabilityBoundingSet", []string{""}},
+		{Installer, "Service", "SystemCallFilter", []string{forbidden}},
+		// A matchbox that is there may run beside it, with other ports or for another address.
+		{Installer, "Unit", "Conflicts", nil},
+		{Netboot, "Unit", "ConditionPathExists", []string{"/etc/tectonic-installer/cluster.yaml"}},
 		{WaitForDNS, "Service", "Type", []string{"oneshot"}},
 		{WaitForDNS, "Service", "ExecStart", []string{"/usr/bin/tectonic-worker wait-for-dns"}},
 	} {
@@ -184,7 +193,7 @@ func TestWhatTheUnitsPromise(t *testing.T) {
 		}
 	}
 	// Every wait has an end.
-	for _, name := range []string{Kubelet, Kubeconfig, WaitForDNS, Agent, SELinux} {
+	for _, name := range []string{Kubelet, Kubeconfig, WaitForDNS, Agent, SELinux, Installer, Netboot} {
 		if len(values(read(t, name), "Service", "TimeoutStartSec")) != 1 {
 			t.Errorf("%s: no TimeoutStartSec=", name)
 		}
@@ -214,10 +223,15 @@ func verifyRoot(t *testing.T) string {
 	if out, err := exec.Command("cp", "-a", host, filepath.Dir(dir)).CombinedOutput(); err != nil {
 		t.Fatalf("cannot copy the host's units: %v\n%s", err, out)
 	}
-	if err := os.WriteFile(filepath.Join(root, "usr/bin/tectonic-worker"), []byte("#!/bin/sh\n"), 0o755); err != nil {
+	for _, program := range []string{"tectonic-worker", "tectonic-installer"} {
+		if err := os.WriteFile(filepath.Join(root, "usr/bin", program), []byte("#!/bin/sh\n"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(root, "etc/passwd"), []byte("root:x:0:0::/root:/bin/sh\nmatchbox:x:990:990::/var/lib/matchbox:/sbin/nologin\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range Names() {
+	for _, name := range append(Names(), InstallerNames()...) {
 		data, err := Files.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)
@@ -240,7 +254,7 @@ func verify(t *testing.T, root, name string) (string, error) {
 
 func TestSystemdAnalyzeVerify(t *testing.T) {
 	root := verifyRoot(t)
-	for _, name := range Names() {
+	for _, name := range append(Names(), InstallerNames()...) {
 		if out, err := verify(t, root, name); err != nil || out != "" {
 			t.Errorf("systemd-analyze verify %s: %v\n%s", name, err, out)
 		}
@@ -262,7 +276,7 @@ func TestSystemdAnalyzeVerify(t *testing.T) {
 // TestExposure holds the sandboxes to what they were measured at with systemd 252, in tenths.
 func TestExposure(t *testing.T) {
 	root := verifyRoot(t)
-	for name, most := range map[string]string{Kubeconfig: "55", WaitForDNS: "37", Agent: "25", SELinux: "15"} {
+	for name, most := range map[string]string{Kubeconfig: "55", WaitForDNS: "37", Agent: "25", SELinux: "15", Installer: "15", Netboot: "40"} {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		out, err := exec.CommandContext(ctx, "systemd-analyze", "--root="+root, "security", "--offline=yes", "--no-pager",
 			"--threshold="+most, filepath.Join(root, Dir, name)).CombinedOutput()

@@ -1,7 +1,9 @@
-// Command rpm builds the RPM of tectonic-worker from a built binary and this repository's files.
+// Command rpm builds the RPMs of tectonic-worker and tectonic-installer from built binaries and this repository's files.
 //
 //	go run ./packaging/rpm --binary bin/tectonic-worker --drain bin/tectonic-worker-drain --completions dist/completions \
 //	    --version v1.2.3 --arch x86_64 --dist el9 --out dist
+//	go run ./packaging/rpm --package tectonic-installer --binary bin/linux-amd64/tectonic-installer --programs bin \
+//	    --completions dist/completions --version v1.2.3 --arch x86_64 --dist el9 --out dist
 //
 // SOURCE_DATE_EPOCH (seconds since 1970) is the time of everything in the package.
 package main
@@ -25,9 +27,11 @@ func run(args []string, epoch string, stdout, stderr io.Writer) int {
 	flags := flag.NewFlagSet("rpm", flag.ContinueOnError)
 	flags.SetOutput(stderr)
 	var o packaging.Options
-	flags.StringVar(&o.Binary, "binary", "", "the built tectonic-worker")
+	flags.StringVar(&o.Package, "package", packaging.Name, packaging.Name+" or "+packaging.Installer)
+	flags.StringVar(&o.Binary, "binary", "", "the built program of the package")
+	flags.StringVar(&o.Programs, "programs", "bin", "`directory` with linux-amd64/tectonic-machine and linux-arm64/tectonic-machine, for tectonic-installer")
 	flags.StringVar(&o.Drain, "drain", "", "the built tectonic-worker-drain (default: beside the binary)")
-	flags.StringVar(&o.Completions, "completions", "dist/completions", "`directory` with tectonic-worker.bash, .zsh and .fish")
+	flags.StringVar(&o.Completions, "completions", "dist/completions", "`directory` with the program's completions: its name and .bash, .zsh and .fish")
 	flags.StringVar(&o.Source, "source", ".", "the repository")
 	flags.StringVar(&o.Version, "version", "", "version, as git describes it")
 	flags.StringVar(&o.Release, "release", "1", "counts the packages of one version")
