@@ -139,7 +139,7 @@ func (v *validator) keys() {
 			v.wrong(field, "this is not a public SSH key; give a line as in ~/.ssh/id_ed25519.pub, such as ssh-ed25519 AAAA… name")
 			continue
 		}
-		if key.Type() == ssh.InsecureKeyAlgoDSA {
+		if key.Type() == "ssh-dss" {
 			v.wrong(field, "this is a DSA key, which sshd no longer takes; make a new one with ssh-keygen -t ed25519")
 		}
 		if crypto, ok := key.(ssh.CryptoPublicKey); ok {
