@@ -55,7 +55,6 @@ var tools = []tool{
 	{"/usr/lib/ipxe/undionly.kpxe", "ipxe", "ipxe-bootimgs"},
 	{"/usr/lib/ipxe/qemu/pxe-virtio.rom", "ipxe-qemu", "ipxe-roms-qemu"},
 	{"/usr/share/OVMF/OVMF_CODE_4M.fd", "ovmf", "edk2-ovmf"},
-	{"sfdisk", "fdisk", "util-linux"},
 	{"efibootmgr", "efibootmgr", "efibootmgr"},
 }
 
