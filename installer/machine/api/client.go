@@ -144,6 +144,15 @@ func of(name string, rest ...string) string {
 	return pathMachines + "/" + url.PathEscape(name) + strings.Join(rest, "")
 }
 
+// Get asks for one of the provisioner's other documents (Options.Answers).
+func (c *Client) Get(ctx context.Context, word string, query url.Values, out any) error {
+	path := machine.APIPath + word
+	if len(query) > 0 {
+		path += "?" + query.Encode()
+	}
+	return c.call(ctx, http.MethodGet, path, nil, out)
+}
+
 // Machines gives all machines, and the number of the last event that they have in them.
 func (c *Client) Machines(ctx context.Context) (m Machines, err error) {
 	err = c.call(ctx, http.MethodGet, pathMachines, nil, &m)

@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"strconv"
 	"sync"
 	"time"
@@ -43,6 +44,9 @@ type Options struct {
 	// Operator says who an operator is by a verified certificate; nil takes every one that the TLS configuration
 	// verified, by its common name.
 	Operator func(*x509.Certificate) (name string, ok bool)
+	// Answers are what else an operator may GET below machine.APIPath, by its last word: documents of the provisioner
+	// that this package knows nothing of.
+	Answers map[string]func(query url.Values) any
 }
 
 type handler struct {
@@ -101,6 +105,12 @@ func Handler(store *machine.Store, opts Options) http.Handler {
 	mux.HandleFunc("POST "+pathMachines+"/{name}/accept", h.operator(h.accept))
 	mux.HandleFunc("GET "+pathMachines+"/{name}/timeline", h.operator(h.timeline))
 	mux.HandleFunc("POST "+pathEvents, h.operator(h.observe))
+	for word, document := range opts.Answers {
+		mux.HandleFunc("GET "+machine.APIPath+word, h.operator(func(w http.ResponseWriter, r *http.Request, _ string) error {
+			answer(w, document(r.URL.Query()))
+			return nil
+		}))
+	}
 	mux.HandleFunc("GET "+pathEvents, h.operator(h.follow))
 	return mux
 }
