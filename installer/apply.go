@@ -101,7 +101,7 @@ func connect(ctx context.Context, c *cluster.Cluster) (*matchbox.Client, *api.Cl
 }
 
 func newPlan(ctx context.Context, c *cluster.Cluster, mb *matchbox.Client, machines *api.Client, o ApplyOptions) (Plan, error) {
-	rendered, err := render(ctx, c)
+	rendered, err := render(ctx, c, machines)
 	if err != nil {
 		return Plan{}, err
 	}
@@ -156,13 +156,13 @@ func newPlan(ctx context.Context, c *cluster.Cluster, mb *matchbox.Client, machi
 }
 
 // render turns the cluster file into what the provisioner shall have.
-func render(ctx context.Context, c *cluster.Cluster) (assets.Rendered, error) {
+func render(ctx context.Context, c *cluster.Cluster, machines *api.Client) (assets.Rendered, error) {
 	ca, err := os.ReadFile(c.Resolve(c.Matchbox.TLS.CA))
 	if err != nil {
 		return assets.Rendered{}, fmt.Errorf("cannot read the authority of %s: %w; \"tectonic-installer certs\" makes one", c.Path, err)
 	}
 	var programs map[string]string
-	if err := ask(ctx, c, pathPrograms, &programs); err != nil {
+	if err := machines.Get(ctx, askPrograms, nil, &programs); err != nil {
 		return assets.Rendered{}, err
 	}
 	return assets.Render(c, assets.Input{CA: ca, MachineProgram: programs, Files: os.ReadFile})

@@ -185,14 +185,21 @@ func (p *provisioner) openMachines(ctx context.Context, activated net.Listener) 
 		return errors.Join(err, l.Close())
 	}
 	config.NextProtos = []string{"h2", "http/1.1"}
-	explain := func(labels map[string]string) Explained {
+	explain := func(query url.Values) any {
+		labels := map[string]string{}
+		for key, values := range query {
+			labels[key] = values[0]
+		}
 		e := Explained{Explanation: p.matchbox.Explain(labels)}
 		if st, err := p.store.Status(e.Labels["mac"]); err == nil {
 			e.Machine = &st
 		}
 		return e
 	}
-	s := server.HTTPServer(operatorHandler(api.Handler(p.store, api.Options{Log: p.Log}), sums, explain), p.Log)
+	s := server.HTTPServer(api.Handler(p.store, api.Options{Log: p.Log, Answers: map[string]func(url.Values) any{
+		askPrograms: func(url.Values) any { return sums },
+		askExplain:  explain,
+	}}), p.Log)
 	s.TLSConfig = config
 	p.add("machines", tls.NewListener(l, config), s)
 	return nil

@@ -44,9 +44,6 @@ ca.crt, client.crt and client.key stay with the operator. ca.key is needed for
 			}
 			written, err := credentials.Create(dir, opts)
 			s.sayWritten(written)
-			if errors.Is(err, credentials.ErrExists) {
-				return fmt.Errorf("%w; \"tectonic-installer certs show\" shows them, \"tectonic-installer certs rotate\" renews them", err)
-			}
 			if err != nil {
 				return err
 			}
