@@ -38,7 +38,7 @@ type Near struct {
 
 // Explain goes through all groups, which requests do not.
 func (s *Server) Explain(given map[string]string) Explanation {
-	e := Explanation{Labels: selectLabels(given), Problems: s.Problems()}
+	e := Explanation{Labels: clean(maps.Clone(given)), Problems: s.Problems()}
 	for key, value := range given {
 		if _, kept := e.Labels[oneLine(key)]; !kept {
 			e.Ignored = append(e.Ignored, fmt.Sprintf("%s=%s: not a MAC address", key, oneLine(value)))
@@ -47,23 +47,23 @@ func (s *Server) Explain(given map[string]string) Explanation {
 	slices.Sort(e.Ignored)
 	matches := s.store.index.matches(e.Labels)
 	for i, g := range matches {
-		m := Match{Group: g.ID, Profile: g.Profile, Selector: g.Selector}
+		m := Match{Group: g.id, Profile: g.profile, Selector: g.wire().Selector}
 		switch first := matches[0]; {
 		case i == 0 && len(g.pairs) == 0:
 			m.Why = "chosen: it has no selectors and so fits every machine"
 		case i == 0:
 			m.Why = "chosen: every selector equals a label"
 		case len(g.pairs) < len(first.pairs):
-			m.Why = fmt.Sprintf("fits, but %s has more selectors (%d, not %d)", first.ID, len(first.pairs), len(g.pairs))
-		case g.order != first.order:
-			m.Why = fmt.Sprintf("fits with as many selectors as %s, whose %q comes later in the alphabet than %q", first.ID, first.order, g.order)
+			m.Why = fmt.Sprintf("fits, but %s has more selectors (%d, not %d)", first.id, len(first.pairs), len(g.pairs))
+		case g.order() != first.order():
+			m.Why = fmt.Sprintf("fits with as many selectors as %s, whose %q comes later in the alphabet than %q", first.id, first.order(), g.order())
 		default:
-			m.Why = fmt.Sprintf("fits with the same selectors as %s, which is first by name; matchbox may choose either", first.ID)
+			m.Why = fmt.Sprintf("fits with the same selectors as %s, which is first by name; matchbox may choose either", first.id)
 		}
 		e.Matched = append(e.Matched, m)
 	}
 	if len(matches) > 0 {
-		e.Group, e.Profile = matches[0].ID, matches[0].Profile
+		e.Group, e.Profile = matches[0].id, matches[0].profile
 		p := s.store.index.profile(e.Profile)
 		e.ProfileMissing = p == nil
 		e.Serves = s.serves(p)
@@ -127,7 +127,7 @@ func (x *index) near(labels map[string]string) []Near {
 		if misses != 1 || len(g.pairs) == 1 && distance > 2 {
 			continue
 		}
-		found = append(found, candidate{Near{Group: g.ID, Why: why}, distance*100 - len(g.pairs)})
+		found = append(found, candidate{Near{Group: g.id, Why: why}, distance*100 - len(g.pairs)})
 	}
 	slices.SortFunc(found, func(a, b candidate) int {
 		return cmp.Or(cmp.Compare(a.distance, b.distance), cmp.Compare(a.Group, b.Group))

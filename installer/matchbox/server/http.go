@@ -124,7 +124,7 @@ func (s *Server) metadata(r *request) answer {
 	if r.group == nil {
 		return notFound(errNoGroup)
 	}
-	return ok(plainText, r.group.metadata(r.labels, rawQuery(r.URL)))
+	return ok(plainText, r.group.metadataBody(r.labels, rawQuery(r.URL)))
 }
 
 // context is what templates see.
@@ -149,7 +149,7 @@ func (a answer) write(w http.ResponseWriter, r *http.Request) {
 		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(a.body))
 		return
 	}
-	h["Content-Type"] = []string{a.contentType}
+	h["Content-Type"] = typeHeader(a.contentType)
 	h["Content-Length"] = []string{strconv.Itoa(len(a.body))}
 	if a.status >= 400 {
 		h["X-Content-Type-Options"] = []string{"nosniff"}
@@ -160,6 +160,16 @@ func (a answer) write(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// typeHeader spares the usual answers a slice.
+func typeHeader(t string) []string {
+	if h, ok := typeHeaders[t]; ok {
+		return h
+	}
+	return []string{t}
+}
+
+var typeHeaders = map[string][]string{textPlain: {textPlain}, textJSON: {textJSON}, plainText: {plainText}}
+
 // record tells the log, the figures and the observer of a request.
 func (s *Server) record(r *request, seen *endpointFigures, began time.Time, rec *recorder, failed error) {
 	took := time.Since(began)
@@ -167,7 +177,7 @@ func (s *Server) record(r *request, seen *endpointFigures, began time.Time, rec 
 	mac := machineAddress(r.labels)
 	var groupID, profileID string
 	if r.group != nil {
-		groupID = r.group.ID
+		groupID = r.group.id
 	}
 	if r.profile != nil {
 		profileID = r.profile.ID

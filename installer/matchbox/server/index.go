@@ -1,7 +1,6 @@
 package server
 
 import (
-	"cmp"
 	"encoding/binary"
 	"slices"
 	"strings"
@@ -17,9 +16,9 @@ type index struct {
 	profiles map[string]*profile
 	texts    [kinds]map[string]*text // of the kinds ignition, generic and cloud
 
-	// Groups by their encoded selector, those with one and the same by id; how many groups ask for a label; and how
+	// Groups by their encoded selector, the first by id of those that have one and the same; how many groups ask for a label; and how
 	// many groups ask for a set of keys.
-	sets   map[string][]*group
+	sets   map[string]*group
 	wanted map[pair]int
 	shapes map[string]*shape
 }
@@ -33,7 +32,7 @@ type shape struct {
 func newIndex() *index {
 	x := &index{
 		groups: map[string]*group{}, profiles: map[string]*profile{},
-		sets: map[string][]*group{}, wanted: map[pair]int{}, shapes: map[string]*shape{},
+		sets: map[string]*group{}, wanted: map[pair]int{}, shapes: map[string]*shape{},
 	}
 	for k := ignition; k < kinds; k++ {
 		x.texts[k] = map[string]*text{}
@@ -74,10 +73,16 @@ func (x *index) putGroup(id string, g *group) {
 		return
 	}
 	x.groups[id] = g
-	same := x.sets[g.set]
-	at, _ := slices.BinarySearchFunc(same, g, func(a, b *group) int { return cmp.Compare(a.ID, b.ID) })
-	// Readers may still hold the old slice.
-	x.sets[g.set] = slices.Insert(slices.Clone(same), at, g)
+	set := string(appendSet(nil, g.pairs))
+	if head := x.sets[set]; head == nil || g.id < head.id {
+		g.next, x.sets[set] = head, g
+	} else {
+		at := head
+		for at.next != nil && at.next.id < g.id {
+			at = at.next
+		}
+		g.next, at.next = at.next, g
+	}
 	for _, p := range g.pairs {
 		x.wanted[p]++
 	}
@@ -89,9 +94,16 @@ func (x *index) putGroup(id string, g *group) {
 }
 
 func (x *index) unlink(g *group) {
-	same := slices.DeleteFunc(slices.Clone(x.sets[g.set]), func(o *group) bool { return o == g })
-	if x.sets[g.set] = same; len(same) == 0 {
-		delete(x.sets, g.set)
+	set := string(appendSet(nil, g.pairs))
+	switch head := x.sets[set]; {
+	case head != g:
+		for ; head.next != g; head = head.next {
+		}
+		head.next = g.next
+	case g.next != nil:
+		x.sets[set] = g.next
+	default:
+		delete(x.sets, set)
 	}
 	for _, p := range g.pairs {
 		if x.wanted[p]--; x.wanted[p] == 0 {
@@ -163,7 +175,7 @@ func (x *index) groupList() []matchbox.Group {
 	defer x.mu.RUnlock()
 	all := make([]matchbox.Group, 0, len(x.groups))
 	for _, g := range x.groups {
-		all = append(all, g.Group)
+		all = append(all, g.wire())
 	}
 	slices.SortFunc(all, func(a, b matchbox.Group) int { return strings.Compare(a.ID, b.ID) })
 	return all

@@ -16,20 +16,47 @@ import (
 // A value may end in a script or a config, so what could end a line there (control characters, line separators, bytes
 // that are no UTF-8) is percent-encoded. matchbox passes it on as it came.
 func labels(r *http.Request) map[string]string {
-	query := r.URL.Query() // drops pairs that are not well-formed, as matchbox does
-	found := make(map[string]string, len(query))
-	for key, values := range query {
-		value := values[0]
+	found := map[string]string{}
+	// As url.ParseQuery, without a list for each key: pairs that are not well-formed are dropped.
+	for rest := r.URL.RawQuery; rest != ""; {
+		var term string
+		term, rest, _ = strings.Cut(rest, "&")
+		if term == "" || strings.Contains(term, ";") {
+			continue
+		}
+		key, value, _ := strings.Cut(term, "=")
+		key, keyErr := url.QueryUnescape(key)
+		value, valueErr := url.QueryUnescape(value)
+		if keyErr != nil || valueErr != nil {
+			continue
+		}
+		if _, more := found[key]; !more {
+			found[key] = value
+		}
+	}
+	return clean(found)
+}
+
+// clean makes labels of what was given, in place.
+func clean(given map[string]string) map[string]string {
+	for key, value := range given {
+		cleaned := oneLine(value)
 		if isMAC(key) {
 			mac, err := parseMAC(value)
 			if err != nil {
+				delete(given, key)
 				continue
 			}
-			value = mac
+			cleaned = mac
 		}
-		found[oneLine(key)] = oneLine(value)
+		if name := oneLine(key); name != key {
+			delete(given, key)
+			given[name] = cleaned
+		} else if cleaned != value {
+			given[key] = cleaned
+		}
 	}
-	return found
+	return given
 }
 
 // isMAC says whether the values of this label or selector are compared as MAC addresses.
@@ -47,7 +74,7 @@ func parseMAC(s string) (string, error) {
 
 // oneLine percent-encodes what could end a line in a script, YAML or an environment file.
 func oneLine(s string) string {
-	if !strings.ContainsFunc(s, endsLine) && utf8.ValidString(s) {
+	if plain(s) || !strings.ContainsFunc(s, endsLine) && utf8.ValidString(s) {
 		return s
 	}
 	var b strings.Builder
@@ -63,6 +90,16 @@ func oneLine(s string) string {
 		i += size
 	}
 	return b.String()
+}
+
+// plain says whether s is printable ASCII, as almost all is.
+func plain(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
 }
 
 func endsLine(r rune) bool { return unicode.IsControl(r) || r == '\u2028' || r == '\u2029' }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"unicode/utf8"
+	"unique"
 
 	"github.com/tectonic-worker/tectonic-worker/installer/matchbox"
 )
@@ -73,13 +74,37 @@ func checkID(k kind, id string) error {
 // pair is one requirement of a selector, or one label.
 type pair struct{ key, value string }
 
-// group is a group as it is served. It never changes; a changed file makes a new one.
+// group is a group as it is served. It never changes, but for what the index keeps in it; a changed file makes a new one.
+// There may be a hundred thousand, so it is small: what can be had from pairs is not kept.
 type group struct {
-	matchbox.Group // the selector's MAC normalised, the id that of the file
-	pairs          []pair
-	order          string // "k=v,k=v", sorted: what decides between groups with as many selectors
-	set            string // encoding of pairs
-	view           atomic.Pointer[groupView]
+	id, name, profile string
+	pairs             []pair // the selector, sorted by key, the MAC normalised
+	metadata          json.RawMessage
+	lines             atomic.Pointer[metadataLines]
+
+	next *group // the next by id with the same selector; the index's lock is for this
+}
+
+// wire is the group as clients know it.
+func (g *group) wire() matchbox.Group {
+	w := matchbox.Group{ID: g.id, Name: g.name, Profile: g.profile, Metadata: g.metadata}
+	if len(g.pairs) > 0 {
+		w.Selector = make(map[string]string, len(g.pairs))
+	}
+	for _, p := range g.pairs {
+		w.Selector[p.key] = p.value
+	}
+	return w
+}
+
+// order is what decides between groups with as many selectors: "k=v,k=v", sorted.
+func (g *group) order() string {
+	terms := make([]string, len(g.pairs))
+	for i, p := range g.pairs {
+		terms[i] = p.key + "=" + p.value
+	}
+	slices.Sort(terms)
+	return strings.Join(terms, ",")
 }
 
 // readGroup understands a group's file, as strictly as matchbox: unknown keys are ignored, a bad MAC is an error.
@@ -93,36 +118,27 @@ func readGroup(id string, text []byte) (*group, error) {
 }
 
 func newGroup(g matchbox.Group) (*group, error) {
+	made := &group{id: g.ID, name: g.Name, profile: unique.Make(g.Profile).Value()}
 	if len(g.Metadata) > 0 {
-		object := map[string]any{}
+		object := map[string]json.RawMessage{}
 		if err := json.Unmarshal(g.Metadata, &object); err != nil {
 			return nil, fmt.Errorf("has metadata that is not a JSON object: %w", err)
 		}
-		if object == nil {
-			g.Metadata = nil // null
+		if object != nil { // null
+			made.metadata = slices.Clone(g.Metadata)
 		}
 	}
-	selector := maps.Clone(g.Selector)
-	for key, value := range selector {
-		if !isMAC(key) {
-			continue
+	for _, key := range slices.Sorted(maps.Keys(g.Selector)) {
+		value := g.Selector[key]
+		if isMAC(key) {
+			mac, err := parseMAC(value)
+			if err != nil {
+				return nil, fmt.Errorf("has the selector %s: %w", key, err)
+			}
+			value = mac
 		}
-		mac, err := parseMAC(value)
-		if err != nil {
-			return nil, fmt.Errorf("has the selector %s: %w", key, err)
-		}
-		selector[key] = mac
+		made.pairs = append(made.pairs, pair{unique.Make(key).Value(), value})
 	}
-	g.Selector = selector
-	made := &group{Group: g}
-	terms := make([]string, 0, len(selector))
-	for _, key := range slices.Sorted(maps.Keys(selector)) {
-		made.pairs = append(made.pairs, pair{key, selector[key]})
-		terms = append(terms, key+"="+selector[key])
-	}
-	slices.Sort(terms)
-	made.order = strings.Join(terms, ",")
-	made.set = string(appendSet(nil, made.pairs))
 	return made, nil
 }
 

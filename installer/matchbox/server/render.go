@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
@@ -48,11 +47,28 @@ func grubConfig(b matchbox.NetBoot, more []string) []byte {
 	return s.Bytes()
 }
 
-// groupView is what templates and /metadata need of a group, made when it is first asked for.
-type groupView struct {
-	// data is a template's context but for "request": metadata, and the selectors over it, their keys in lower case.
-	data map[string]any
-	// The lines of /metadata that sort before, among and after those of the request.
+// data is a template's context but for "request": metadata, and the selectors over it, their keys in lower case.
+func (g *group) data() map[string]any {
+	data := map[string]any{}
+	if len(g.metadata) > 0 {
+		_ = json.Unmarshal(g.metadata, &data) // newGroup made sure
+	}
+	for _, p := range g.pairs {
+		data[strings.ToLower(p.key)] = p.value
+	}
+	return data
+}
+
+// context is what a template sees of group and request.
+func (g *group) context(labels map[string]string, query string) map[string]any {
+	data := g.data()
+	data["request"] = map[string]any{"query": labels, "raw_query": query}
+	return data
+}
+
+// metadataLines are the lines of /metadata that sort before, among and after those of the request. They are made when they
+// are first asked for.
+type metadataLines struct {
 	before, after []byte
 	among         []string
 }
@@ -60,56 +76,47 @@ type groupView struct {
 // requestPrefix begins the lines of /metadata that tell of the request.
 const requestPrefix = "REQUEST_"
 
-func (g *group) rendered() *groupView {
-	if v := g.view.Load(); v != nil {
-		return v
+func (g *group) metadataLines() *metadataLines {
+	if m := g.lines.Load(); m != nil {
+		return m
 	}
-	v := &groupView{data: map[string]any{}}
-	if len(g.Metadata) > 0 {
-		_ = json.Unmarshal(g.Metadata, &v.data) // newGroup made sure
-	}
-	for _, p := range g.pairs {
-		v.data[strings.ToLower(p.key)] = p.value
-	}
-	delete(v.data, "request")
-	lines := flatten(nil, "", v.data)
+	data := g.data()
+	delete(data, "request")
+	lines := flatten(nil, "", data)
 	slices.Sort(lines)
 	from, _ := slices.BinarySearch(lines, requestPrefix)
 	to := from
 	for to < len(lines) && strings.HasPrefix(lines[to], requestPrefix) {
 		to++
 	}
-	v.before, v.among, v.after = []byte(strings.Join(lines[:from], "")), lines[from:to], []byte(strings.Join(lines[to:], ""))
-	g.view.Store(v)
-	return v
+	m := &metadataLines{[]byte(strings.Join(lines[:from], "")), []byte(strings.Join(lines[to:], "")), lines[from:to]}
+	if from == to {
+		m.among = nil
+	}
+	g.lines.Store(m)
+	return m
 }
 
-// context is what a template sees of group and request.
-func (g *group) context(labels map[string]string, query string) map[string]any {
-	data := maps.Clone(g.rendered().data)
-	data["request"] = map[string]any{"query": labels, "raw_query": query}
-	return data
-}
-
-// metadata is the answer of /metadata: KEY=value lines in byte order. matchbox has them in random order, so that its
+// metadataBody is the answer of /metadata: KEY=value lines in byte order. matchbox has them in random order, so that its
 // signature of them fits only by luck.
-func (g *group) metadata(labels map[string]string, query string) []byte {
-	v := g.rendered()
-	lines := append(make([]string, 0, len(v.among)+len(labels)+1), v.among...)
-	size := len(v.before) + len(v.after)
+func (g *group) metadataBody(labels map[string]string, query string) []byte {
+	m := g.metadataLines()
+	size := len(m.before) + len(m.after) + len("RAW_QUERY=") + len(requestPrefix) + len(query) + 1
+	lines := append(make([]string, 0, len(m.among)+len(labels)+1), m.among...)
 	for key, value := range labels {
 		lines = append(lines, requestPrefix+"QUERY_"+strings.ToUpper(key)+"="+value+"\n")
+		size += len(lines[len(lines)-1])
 	}
-	lines = append(lines, requestPrefix+"RAW_QUERY="+query+"\n")
 	slices.Sort(lines)
-	for _, l := range lines {
-		size += len(l)
+	lines = append(lines, requestPrefix+"RAW_QUERY="+query+"\n")
+	if len(m.among) > 0 {
+		slices.Sort(lines)
 	}
-	out := append(make([]byte, 0, size), v.before...)
+	out := append(make([]byte, 0, size), m.before...)
 	for _, l := range lines {
 		out = append(out, l...)
 	}
-	return append(out, v.after...)
+	return append(out, m.after...)
 }
 
 // flatten gives strings, numbers and booleans as lines, those of nested objects with their path in the key. Lists and

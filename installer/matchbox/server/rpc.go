@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"strings"
 	"time"
 
@@ -117,11 +118,11 @@ func (s groupsServer) GroupPut(_ context.Context, r *serverpb.GroupPutRequest) (
 	if err := s.store.putGroup(g); err != nil {
 		return nil, failed(err)
 	}
-	if s.store.index.profile(g.Profile) == nil {
-		s.options.Log.Warn("a group has a profile that does not exist (yet)", "group", g.ID, "profile", g.Profile)
+	if s.store.index.profile(g.profile) == nil {
+		s.options.Log.Warn("a group has a profile that does not exist (yet)", "group", g.id, "profile", g.profile)
 	}
 	if twin := s.store.index.twin(g); twin != "" {
-		s.options.Log.Warn("two groups have the same selectors; the first by name is served", "group", g.ID, "other", twin)
+		s.options.Log.Warn("two groups have the same selectors; the first by name is served", "group", g.id, "other", twin)
 	}
 	return &serverpb.GroupPutResponse{}, nil
 }
@@ -150,9 +151,9 @@ func checkGroup(p *storagepb.Group) (*group, error) {
 func (x *index) twin(g *group) string {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	for _, other := range x.sets[g.set] {
-		if other.ID != g.ID {
-			return other.ID
+	for other := x.sets[string(appendSet(nil, g.pairs))]; other != nil; other = other.next {
+		if other.id != g.id {
+			return other.id
 		}
 	}
 	return ""
@@ -166,7 +167,7 @@ func (s groupsServer) GroupGet(_ context.Context, r *serverpb.GroupGetRequest) (
 	if g == nil {
 		return nil, missing(groups, r.GetId())
 	}
-	return &serverpb.GroupGetResponse{Group: groupProto(g.Group)}, nil
+	return &serverpb.GroupGetResponse{Group: groupProto(g.wire())}, nil
 }
 
 func (s groupsServer) GroupDelete(_ context.Context, r *serverpb.GroupDeleteRequest) (*serverpb.GroupDeleteResponse, error) {
@@ -243,32 +244,16 @@ type selectServer struct {
 	*Server
 }
 
-// selectLabels are the labels of a Select call, as those of a machine's request.
-func selectLabels(given map[string]string) map[string]string {
-	found := make(map[string]string, len(given))
-	for key, value := range given {
-		if isMAC(key) {
-			mac, err := parseMAC(value)
-			if err != nil {
-				continue
-			}
-			value = mac
-		}
-		found[oneLine(key)] = oneLine(value)
-	}
-	return found
-}
-
 func (s selectServer) SelectGroup(_ context.Context, r *serverpb.SelectGroupRequest) (*serverpb.SelectGroupResponse, error) {
-	g, _ := s.store.index.choose(selectLabels(r.GetLabels()))
+	g, _ := s.store.index.choose(clean(maps.Clone(r.GetLabels())))
 	if g == nil {
 		return nil, status.Error(codes.NotFound, "matchbox: No matching Group")
 	}
-	return &serverpb.SelectGroupResponse{Group: groupProto(g.Group)}, nil
+	return &serverpb.SelectGroupResponse{Group: groupProto(g.wire())}, nil
 }
 
 func (s selectServer) SelectProfile(_ context.Context, r *serverpb.SelectProfileRequest) (*serverpb.SelectProfileResponse, error) {
-	_, p := s.store.index.choose(selectLabels(r.GetLabels()))
+	_, p := s.store.index.choose(clean(maps.Clone(r.GetLabels())))
 	if p == nil {
 		return nil, status.Error(codes.NotFound, "matchbox: No matching Profile")
 	}

@@ -14,15 +14,15 @@ func (x *index) choose(labels map[string]string) (*group, *profile) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	var best *group
-	x.matching(labels, func(same []*group) {
-		if best == nil || before(same[0], best) {
-			best = same[0]
+	x.matching(labels, func(g *group) {
+		if best == nil || precedence(g, best) < 0 {
+			best = g
 		}
 	})
 	if best == nil {
 		return nil, nil
 	}
-	return best, x.profiles[best.Profile]
+	return best, x.profiles[best.profile]
 }
 
 // matches gives all groups that fit labels, the chosen one first.
@@ -30,26 +30,28 @@ func (x *index) matches(labels map[string]string) []*group {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	var all []*group
-	x.matching(labels, func(same []*group) { all = append(all, same...) })
-	slices.SortFunc(all, func(a, b *group) int {
-		if c := precedence(a, b); c != 0 {
-			return c
+	x.matching(labels, func(g *group) {
+		for ; g != nil; g = g.next {
+			all = append(all, g)
 		}
-		return cmp.Compare(a.ID, b.ID)
+	})
+	slices.SortFunc(all, func(a, b *group) int {
+		return cmp.Or(precedence(a, b), cmp.Compare(a.id, b.id))
 	})
 	return all
 }
 
-func before(a, b *group) bool { return precedence(a, b) < 0 }
-
 func precedence(a, b *group) int {
-	return cmp.Or(cmp.Compare(len(b.pairs), len(a.pairs)), strings.Compare(b.order, a.order))
+	if c := cmp.Compare(len(b.pairs), len(a.pairs)); c != 0 {
+		return c
+	}
+	return strings.Compare(b.order(), a.order())
 }
 
-// matching calls found with each set of groups whose selectors are among the labels. What it costs does not depend on how
+// matching calls found with the first group of each selector that is among the labels. What it costs does not depend on how
 // many groups there are: it looks up every subset of those labels that any group asks for, and a request has one to three
 // of those. Where that would be more than there are sets of keys, it goes through the sets of keys.
-func (x *index) matching(labels map[string]string, found func([]*group)) {
+func (x *index) matching(labels map[string]string, found func(*group)) {
 	asked := make([]pair, 0, 8)
 	for key, value := range labels {
 		if p := (pair{key, value}); x.wanted[p] > 0 {
@@ -65,8 +67,8 @@ func (x *index) matching(labels map[string]string, found func([]*group)) {
 				p := asked[bits.TrailingZeros32(rest)]
 				set = appendString(appendString(set, p.key), p.value)
 			}
-			if same := x.sets[string(set)]; same != nil {
-				found(same)
+			if g := x.sets[string(set)]; g != nil {
+				found(g)
 			}
 		}
 		return
@@ -81,8 +83,8 @@ shapes:
 			}
 			set = appendString(appendString(set, key), value)
 		}
-		if same := x.sets[string(set)]; same != nil {
-			found(same)
+		if g := x.sets[string(set)]; g != nil {
+			found(g)
 		}
 	}
 }

@@ -29,8 +29,8 @@ type store struct {
 	log   *slog.Logger
 
 	mu       sync.Mutex
-	seen     [kinds]map[string]fs.FileInfo // what the indexed files, and those with a problem, were when read
-	problems map[string]string             // by path below dir
+	seen     [kinds]map[string]stamp // what the indexed files, and those with a problem, were when read
+	problems map[string]string       // by path below dir
 }
 
 func openStore(dir string, log *slog.Logger) (*store, error) {
@@ -43,7 +43,7 @@ func openStore(dir string, log *slog.Logger) (*store, error) {
 	}
 	s := &store{dir: dir, index: newIndex(), log: log, problems: map[string]string{}}
 	for k := range kinds {
-		s.seen[k] = map[string]fs.FileInfo{}
+		s.seen[k] = map[string]stamp{}
 		s.sweep(k)
 		s.rescan(k)
 	}
@@ -118,11 +118,11 @@ func syncDir(dir string) error {
 }
 
 func (s *store) putGroup(g *group) error {
-	content, err := json.MarshalIndent(g.Group, "", "\t")
+	content, err := json.MarshalIndent(g.wire(), "", "\t")
 	if err != nil {
 		return err
 	}
-	return s.put(groups, g.ID, content)
+	return s.put(groups, g.id, content)
 }
 
 func (s *store) putProfile(p *profile) error {
@@ -166,10 +166,11 @@ func (s *store) refresh(k kind, id string, final bool) bool {
 	return s.load(k, id, final)
 }
 
-// same says whether a file is unchanged, as far as its inode, size and time tell.
-func same(a, b fs.FileInfo) bool {
-	return a != nil && b != nil && a.Size() == b.Size() && a.ModTime().Equal(b.ModTime()) && os.SameFile(a, b)
-}
+// stamp tells whether a file changed that nothing was heard of. A program that keeps size and time of what it changes
+// goes unnoticed where the kernel tells nothing either.
+type stamp struct{ size, modified int64 }
+
+func stampOf(info fs.FileInfo) stamp { return stamp{info.Size(), info.ModTime().UnixNano()} }
 
 // load reads a file into the index. The lock is held.
 func (s *store) load(k kind, id string, final bool) bool {
@@ -194,7 +195,7 @@ func (s *store) take(k kind, id string, r reading) {
 	if r.info == nil {
 		delete(s.seen[k], id)
 	} else {
-		s.seen[k][id] = r.info
+		s.seen[k][id] = stampOf(r.info)
 	}
 	path := directories[k] + "/" + k.file(id)
 	if r.err == nil {
@@ -230,8 +231,8 @@ func (s *store) rescan(k kind) {
 			continue
 		}
 		there[id] = true
-		if s.seen[k][id] != nil {
-			if info, err := os.Stat(filepath.Join(dir, e.Name())); err == nil && same(s.seen[k][id], info) {
+		if seen, known := s.seen[k][id]; known {
+			if info, err := os.Stat(filepath.Join(dir, e.Name())); err == nil && stampOf(info) == seen {
 				continue
 			}
 		}
@@ -271,8 +272,8 @@ func (s *store) rescan(k kind) {
 	go func() { readers.Wait(); close(results) }()
 	for p := range results {
 		for i, id := range p.ids {
-			if r := p.read[i]; !r.unsettled() || s.seen[k][id] == nil {
-				s.take(k, id, r)
+			if _, known := s.seen[k][id]; !known || !p.read[i].unsettled() {
+				s.take(k, id, p.read[i])
 			}
 		}
 	}
