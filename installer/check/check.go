@@ -73,7 +73,6 @@ type run struct {
 // question is asked in a goroutine of its own. What it gives is in an order that does not depend on who answers first.
 type question struct {
 	after <-chan struct{} // it needs what is known then; nil: nothing
-	times int             // how many timeouts it may take, one after the other; 0: one
 	ask   func(context.Context) []Result
 }
 
@@ -121,7 +120,7 @@ func Run(ctx context.Context, c *cluster.Cluster, o Options) []Result {
 			}
 			slots <- struct{}{}
 			defer func() { <-slots }()
-			limited, cancel := context.WithTimeout(ctx, o.Timeout*time.Duration(max(q.times, 1)))
+			limited, cancel := context.WithTimeout(ctx, o.Timeout)
 			defer cancel()
 			answers[i] = q.ask(limited)
 		})

@@ -104,38 +104,21 @@ func (r *run) registry(ctx context.Context, registry string) Result {
 	return Result{Name: "egress", Target: registry, Level: OK, Message: "can be reached from here"}
 }
 
-// bmcs logs in at every BMC and reads the power state; machines that share one are asked one after the other.
+// bmcs logs in at every BMC and reads the power state.
 func (r *run) bmcs() []question {
 	var questions []question
-	var order []string
-	at := map[string][]int{}
 	for i, m := range r.c.Machines {
-		if m.Power.Driver != cluster.PowerIPMI {
-			questions = append(questions, ask(func(context.Context) Result {
+		questions = append(questions, ask(func(ctx context.Context) Result {
+			if m.Power.Driver != cluster.PowerIPMI {
 				return Result{Name: "bmc", Target: m.Name, Level: Skipped, Message: "its power is manual: there is nothing to ask"}
-			}))
-			continue
-		}
-		if at[m.Power.Address] == nil {
-			order = append(order, m.Power.Address)
-		}
-		at[m.Power.Address] = append(at[m.Power.Address], i)
-	}
-	for _, address := range order {
-		questions = append(questions, question{times: len(at[address]), ask: func(ctx context.Context) []Result {
-			var results []Result
-			for _, i := range at[address] {
-				results = append(results, r.bmc(ctx, r.c.Machines[i], r.c.Line(fmt.Sprintf("machines[%d].power", i))))
 			}
-			return results
-		}})
+			return r.bmc(ctx, m, r.c.Line(fmt.Sprintf("machines[%d].power", i)))
+		}))
 	}
 	return questions
 }
 
 func (r *run) bmc(ctx context.Context, m cluster.Machine, line int) Result {
-	ctx, cancel := context.WithTimeout(ctx, r.o.Timeout)
-	defer cancel()
 	result := Result{Name: "bmc", Target: m.Name + " at " + m.Power.Address, Level: Failed, Line: line}
 	credentials, err := loadCredentials(r.c, m)
 	if err != nil {

@@ -57,6 +57,20 @@ func StartBMC(ctx context.Context, o BMCOptions) (*BMC, error) {
 	if o.Chassis == nil {
 		o.Chassis = &Switch{}
 	}
+	var b *BMC
+	var err error
+	for range 10 {
+		// Between its being found free and ipmi_sim somebody else may take a port.
+		if b, err = startBMC(ctx, o); !errors.Is(err, errSimEnded) || o.Address.Port() != 0 {
+			break
+		}
+	}
+	return b, err
+}
+
+var errSimEnded = errors.New("ipmi_sim ended")
+
+func startBMC(ctx context.Context, o BMCOptions) (*BMC, error) {
 	b := &BMC{o: o, spawn: newSpawner()}
 	var err error
 	if b.Address, err = b.freeAddress(); err != nil {
@@ -81,7 +95,7 @@ func StartBMC(ctx context.Context, o BMCOptions) (*BMC, error) {
 	return b, nil
 }
 
-// freeAddress finds a port where none is given. Somebody else may take it before ipmi_sim does; that one then fails.
+// freeAddress finds a port where none is given.
 func (b *BMC) freeAddress() (netip.AddrPort, error) {
 	if b.o.Address.Port() != 0 {
 		return b.o.Address, nil
@@ -189,11 +203,16 @@ func (b *BMC) waitAnswer(ctx context.Context, ended <-chan struct{}) error {
 			return err
 		})
 		if err == nil && n > 8 && answer[8] == 0x40 { // presence pong
-			return nil
+			select {
+			case <-ended: // who has its port answered
+				return errSimEnded
+			default:
+				return nil
+			}
 		}
 		select {
 		case <-ended:
-			return errors.New("ipmi_sim ended")
+			return errSimEnded
 		case <-ctx.Done():
 			return fmt.Errorf("it does not answer a ping: %v", err)
 		case <-tick.C:
