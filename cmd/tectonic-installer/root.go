@@ -91,9 +91,9 @@ configuration.`,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	s := &session{stdio: std, file: &file}
 	root.AddCommand(
-		newInit(s), newImport(s), newCerts(s), newPlan(s), newApply(s),
+		newInit(s), newImport(s), newCheck(s), newCerts(s), newPlan(s), newApply(s),
 		newArm(s), newDisarm(s), newAccept(s), newWipe(s), newTimeline(s), newPower(s),
-		newServe(s), newExplain(s), newNetboot(s), newVersion(s),
+		newServe(s), newExplain(s), newNetboot(s), newImages(s), newVersion(s),
 	)
 	return root
 }
