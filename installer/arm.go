@@ -126,7 +126,7 @@ func deleteInstallGroups(ctx context.Context, c *cluster.Cluster, m cluster.Mach
 // leaves the MAC address to iPXE.
 func armArgs(url, token, mac string) []string {
 	if mac == "" {
-		mac = "${net0/mac}"
+		mac = "${mac}" // the card whose group was selected, as in /boot.ipxe
 	}
 	return []string{machine.ArgServer + "=" + url, machine.ArgToken + "=" + token, machine.ArgMAC + "=" + mac}
 }
