@@ -122,6 +122,9 @@ func newPlan(ctx context.Context, c *cluster.Cluster, mb *matchbox.Client, machi
 			have[m.Name] = m
 		}
 	}
+	if c.Matchbox.External {
+		plan.keepArmed(c, have)
+	}
 	for _, d := range rendered.Machines {
 		plan.definitions[d.Name] = d
 		change := MachineChange{Name: d.Name, Action: matchbox.Create}
@@ -153,6 +156,24 @@ func newPlan(ctx context.Context, c *cluster.Cluster, mb *matchbox.Client, machi
 		plan.Machines = append(plan.Machines, change)
 	}
 	return plan, nil
+}
+
+// keepArmed leaves alone what an external matchbox has because a machine is armed: no cluster file says so.
+func (p *Plan) keepArmed(c *cluster.Cluster, have map[string]machine.Status) {
+	armed := map[string]bool{}
+	for _, m := range c.Machines {
+		if st := have[m.Name].State; st != machine.Armed && st != machine.Booting {
+			continue
+		}
+		profile, groups := assets.InstallGroup(c, m, nil)
+		armed[profile.ID] = true
+		for _, g := range groups {
+			armed[g.ID] = true
+		}
+	}
+	of := func(change matchbox.Change) bool { return armed[change.ID] }
+	p.Changes = slices.DeleteFunc(p.Changes, of)
+	p.Orphans = slices.DeleteFunc(p.Orphans, of)
 }
 
 // render turns the cluster file into what the provisioner shall have.

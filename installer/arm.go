@@ -46,7 +46,7 @@ func Disarm(ctx context.Context, c *cluster.Cluster, names []string, force bool)
 	return forEach(ctx, c, names, func(ctx context.Context, m cluster.Machine, machines *api.Client, mb *matchbox.Client) (machine.Status, error) {
 		// The groups first: what is refused below must not leave an installer that is served.
 		if mb != nil {
-			if err := deleteInstallGroups(ctx, c, m, mb); err != nil {
+			if err := deleteInstallGroups(ctx, mb, c.Name, m.Name); err != nil {
 				return machine.Status{}, err
 			}
 		}
@@ -104,20 +104,6 @@ func putInstallGroups(ctx context.Context, c *cluster.Cluster, m cluster.Machine
 		if err := mb.GroupPut(ctx, g); err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-// deleteInstallGroups is its opposite; what is gone already is no error.
-func deleteInstallGroups(ctx context.Context, c *cluster.Cluster, m cluster.Machine, mb *matchbox.Client) error {
-	profile, groups := assets.InstallGroup(c, m, nil)
-	for _, g := range groups {
-		if err := mb.GroupDelete(ctx, g.ID); err != nil && !errors.Is(err, matchbox.ErrNotFound) {
-			return err
-		}
-	}
-	if err := mb.ProfileDelete(ctx, profile.ID); err != nil && !errors.Is(err, matchbox.ErrNotFound) {
-		return err
 	}
 	return nil
 }

@@ -61,6 +61,7 @@ type provisioner struct {
 	servers   []*http.Server
 	rpc       *grpc.Server
 	serve     []func() error
+	external  *external // nil: no external matchbox
 }
 
 func (p *provisioner) open(ctx context.Context, sockets server.Sockets) error {
@@ -96,9 +97,18 @@ func (p *provisioner) open(ctx context.Context, sockets server.Sockets) error {
 // openStore puts the machines' states before matchbox's groups.
 func (p *provisioner) openStore(options *server.Options) error {
 	var err error
-	p.store, err = machine.Open(filepath.Join(p.DataPath, "machines"), machine.Options{ArmFor: p.ArmFor, TokenFor: p.TokenFor, Log: p.Log})
-	if err != nil {
+	states := machine.Options{ArmFor: p.ArmFor, TokenFor: p.TokenFor, Log: p.Log}
+	if p.MatchboxEndpoint != "" {
+		if p.external, err = newExternal(p.Config, p.Log); err != nil {
+			return err
+		}
+		states.OnChange = p.external.changed
+	}
+	if p.store, err = machine.Open(filepath.Join(p.DataPath, "machines"), states); err != nil {
 		return err
+	}
+	if p.external != nil {
+		p.external.start(p.store)
 	}
 	if p.MachineURL == "" {
 		if p.MachineURL, err = p.defaultMachineURL(); err != nil {
@@ -271,6 +281,9 @@ func (p *provisioner) close() {
 	}
 	if p.matchbox != nil {
 		p.matchbox.Close()
+	}
+	if p.external != nil {
+		p.external.close()
 	}
 	if p.store != nil {
 		if err := p.store.Close(); err != nil {

@@ -33,8 +33,11 @@ type Config struct {
 	MachineURL       string // how machines reach MachineAddress, as https://host:port
 	ArmFor, TokenFor time.Duration
 	ProgramsPath     string // where tectonic-machine is, which machines run
-	Version, Help    bool
-	Ignored          []string // MATCHBOX_ variables that mean nothing here
+	// An external matchbox, whose install groups are removed when a machine claims its disk. Empty: none.
+	MatchboxEndpoint                  string
+	MatchboxCertFile, MatchboxKeyFile string
+	Version, Help                     bool
+	Ignored                           []string // MATCHBOX_ variables that mean nothing here
 }
 
 // fields are the flags of c with their defaults.
@@ -59,6 +62,9 @@ func (c *Config) fields() *flag.FlagSet {
 	f.DurationVar(&c.ArmFor, "arm-for", 24*time.Hour, "how long a machine stays armed")
 	f.DurationVar(&c.TokenFor, "token-for", 30*time.Minute, "how long a machine's one-time token is good")
 	f.StringVar(&c.ProgramsPath, "programs-path", "/usr/share/tectonic-installer/tectonic-machine", "`directory` of tectonic-machine, which machines run, by architecture")
+	f.StringVar(&c.MatchboxEndpoint, "matchbox-endpoint", "", "gRPC `address` of an external matchbox, whose install groups are removed when a machine claims its disk")
+	f.StringVar(&c.MatchboxCertFile, "matchbox-cert-file", "/etc/matchbox/client.crt", "client certificate `file` for --matchbox-endpoint")
+	f.StringVar(&c.MatchboxKeyFile, "matchbox-key-file", "/etc/matchbox/client.key", "client key `file` for --matchbox-endpoint")
 	f.BoolVar(&c.Version, "version", false, "print the version and exit")
 	f.BoolVar(&c.Help, "help", false, "print usage and exit")
 	return f
@@ -137,6 +143,7 @@ func flagError(f *flag.FlagSet, err error) error {
 func (c *Config) check() (wrong []error) {
 	for _, a := range []struct{ flag, value string }{
 		{"address", c.Address}, {"rpc-address", c.RPCAddress}, {"machine-address", c.MachineAddress},
+		{"matchbox-endpoint", c.MatchboxEndpoint},
 	} {
 		if a.value == "" {
 			continue
