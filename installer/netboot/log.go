@@ -229,7 +229,13 @@ func (l *logReader) tftp(text string) (Event, bool) {
 	return Event{Source: SourceTFTP, Kind: KindWarning, Message: text}, true
 }
 
-func (l *logReader) below(path string) string { return strings.TrimPrefix(path, l.root+"/") }
+// below gives a file's name as the machine knows it.
+func (l *logReader) below(path string) string {
+	if l.root == "" {
+		return path
+	}
+	return strings.TrimPrefix(path, l.root+"/")
+}
 
 func (l *logReader) mac(address string) string {
 	if mac := l.macs[address]; mac != "" || l.neighbour == nil {
@@ -246,16 +252,16 @@ func (l *logReader) mac(address string) string {
 	return hw.String()
 }
 
-// warnings are the lines of dnsmasq's DHCP that an operator should see though they are no packet: what follows them is
-// a machine that does not boot.
+// warnings begin the lines of dnsmasq's DHCP that an operator should see though they are about no packet: what follows
+// them is a machine that does not boot. Lines that quote a client begin with what is quoted, so none looks like these.
 var warnings = []string{
-	"no address range available", "no address available", "not using configured address", "duplicate dhcp-host", "DHCP packet received on",
-	"abandoning lease", "not giving name", "failed to", "cannot ", "error", "Ignoring domain",
+	"no address range available", "no address available", "not using configured address", "DHCP packet received on",
+	"abandoning lease", "not giving name", "failed to ", "cannot ", "Ignoring domain",
 }
 
 func warning(text string) (Event, bool) {
 	for _, w := range warnings {
-		if strings.Contains(text, w) {
+		if strings.HasPrefix(text, w) {
 			return Event{Source: SourceDHCP, Kind: KindWarning, MAC: anyMAC.FindString(text), Message: text}, true
 		}
 	}

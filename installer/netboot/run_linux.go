@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -34,6 +35,19 @@ func Run(ctx context.Context, cfg Config, events func(Event), log func(line stri
 	defer remove()
 	if err := directories(cfg.Text); err != nil {
 		return err
+	}
+
+	ports := []string{"67"}
+	if !strings.Contains("\n"+string(cfg.Text), "\nport=0\n") {
+		ports = append(ports, "53")
+	}
+	if events != nil {
+		for _, port := range ports {
+			if listens(port) {
+				events(Event{Time: time.Now(), Source: SourceDHCP, Kind: KindWarning, Message: "another program already listens on UDP port " + port +
+					" of this host (see \"ss -lnup\"); if it serves the machines' network too, machines get answers from both: stop it there"})
+			}
+		}
 	}
 
 	// The parent-death signal is sent when the thread that forked ends (prctl(2)), so this one is kept.
@@ -79,8 +93,22 @@ func stop(ctx context.Context, p *os.Process, ended <-chan struct{}) {
 }
 
 // follow reads the log to its end and returns the last line that was written by dnsmasq itself rather than about a
-// packet: the reason, when it could not start.
+// packet: the reason, when it could not start. It reads on while events are delivered: a dnsmasq whose log is not read
+// stops serving.
 func follow(r io.Reader, reader *logReader, events func(Event), log func(string)) (last string) {
+	queue, delivered := newQueue(maxQueue), make(chan struct{})
+	go func() {
+		defer close(delivered)
+		for e, ok := queue.take(); ok; e, ok = queue.take() {
+			if events != nil {
+				events(e)
+			}
+		}
+	}()
+	defer func() {
+		queue.close()
+		<-delivered
+	}()
 	lines := bufio.NewReaderSize(r, 64<<10)
 	for {
 		line, err := lines.ReadString('\n')
@@ -91,8 +119,8 @@ func follow(r io.Reader, reader *logReader, events func(Event), log func(string)
 			if log != nil {
 				log(printable(line))
 			}
-			if e, ok := reader.read(line); ok && events != nil {
-				events(e)
+			if e, ok := reader.read(line); ok {
+				queue.put(e)
 			}
 		}
 		if err != nil {
@@ -143,6 +171,30 @@ func exitError(err error, said string) error {
 		return fmt.Errorf("dnsmasq does not take its configuration: %s", said)
 	}
 	return fmt.Errorf("dnsmasq ended (%s): %s", exit.String(), said)
+}
+
+// listens tells whether somebody has the UDP port (decimal) on an address that is not loopback. The table is that of the
+// calling thread's network namespace (proc(5): columns slot, local address:port, both hex).
+func listens(port string) bool {
+	n, err := strconv.Atoi(port)
+	if err != nil {
+		return false
+	}
+	table, err := os.ReadFile("/proc/thread-self/net/udp")
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(table)) {
+		f := strings.Fields(line)
+		if len(f) < 2 {
+			continue
+		}
+		address, p, _ := strings.Cut(f[1], ":")
+		if p == fmt.Sprintf("%04X", n) && !strings.HasSuffix(address, "7F") { // little-endian 127.x on the machines we build for
+			return true
+		}
+	}
+	return false
 }
 
 // neighbour looks an address up in the kernel's ARP table (proc(5)): columns address, type, flags, MAC, mask, device.

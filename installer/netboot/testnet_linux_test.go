@@ -177,7 +177,6 @@ type dnsmasq struct {
 	t      *testing.T
 	events chan Event
 	seen   []Event
-	log    chan string
 }
 
 func (n *testnet) run(ns *os.File, cfg Config) *dnsmasq {

@@ -153,12 +153,21 @@ func parseDHCP(p []byte) (message, error) {
 	if f := m.options[optBootFile]; len(f) > 0 {
 		m.bootFile = string(bytes.TrimRight(f, "\x00"))
 	}
-	for v := m.options[optVendor]; len(v) > 2 && v[0] != 255; v = v[2+v[1]:] {
-		if v[0] == 6 {
-			m.discoveryCtrl = v[2]
-		}
+	if v := subOption(m.options[optVendor], 6); len(v) == 1 {
+		m.discoveryCtrl = v[0]
 	}
 	return m, nil
+}
+
+// subOption finds a tag in option 43.
+func subOption(v []byte, tag byte) []byte {
+	for len(v) >= 2 && v[0] != 255 && len(v) >= 2+int(v[1]) {
+		if v[0] == tag {
+			return v[2 : 2+v[1]]
+		}
+		v = v[2+v[1]:]
+	}
+	return nil
 }
 
 // boot does the whole exchange: discover, offer, request, ack.
