@@ -37,9 +37,24 @@ var rules = []rule{
 	{pkg: "cmd/tectonic-worker", ours: []string{"agent/...", "firewall", "sysconfig", "units"}},
 	{pkg: "cmd/tectonic-worker-drain", ours: []string{"agent/drain"}},
 	{pkg: "cmd/tectonic-installer", ours: []string{"installer/..."}},
+	{pkg: "cmd/tectonic-machine", ours: []string{"installer/live"}},
 	{pkg: "firewall", not: []string{"os/exec"}},
 	{pkg: "firewall/firewalldtest"},
-	{pkg: "installer/...", ours: []string{"installer/...", "sysconfig", "units"}},
+	{pkg: "installer", ours: []string{"installer/..."}, not: []string{"os/exec"}},
+	{pkg: "installer/assets", ours: []string{"installer/cluster", "installer/machine", "installer/matchbox"}, not: impure},
+	{pkg: "installer/check", ours: []string{"installer/cluster", "installer/credentials", "installer/machine/...", "installer/matchbox", "installer/power"}, not: []string{"os/exec"}},
+	{pkg: "installer/cluster", not: []string{"os/exec", "net/http"}},
+	{pkg: "installer/credentials", not: []string{"os/exec", "net/http"}},
+	{pkg: "installer/images", not: []string{"os/exec"}},
+	// It runs in a live system's memory, next to the disk that it writes.
+	{pkg: "installer/live", ours: []string{"installer/machine"}},
+	{pkg: "installer/machine", not: []string{"os/exec", "net/http"}},
+	{pkg: "installer/machine/api", ours: []string{"installer/machine"}, not: []string{"os/exec"}},
+	{pkg: "installer/matchbox", ours: []string{"installer/matchbox/..."}, not: []string{"os/exec"}},
+	{pkg: "installer/matchbox/...", ours: []string{"installer/matchbox/..."}, not: []string{"os/exec"}},
+	{pkg: "installer/netboot", ours: []string{"installer/cluster"}},
+	{pkg: "installer/power", not: []string{"os/exec"}},
+	{pkg: "installer/watch", ours: []string{"installer/machine"}, not: []string{"os/exec", "net/http"}},
 	// The package is built from what it ships.
 	{pkg: "packaging/...", ours: []string{"packaging/...", "cmd/tectonic-worker/...", "sysconfig", "units"}},
 	{pkg: "sysconfig"},
@@ -64,7 +79,7 @@ var impure = []string{"os", "os/exec", "io/ioutil", "net/http", "syscall", dbus,
 var soleImporters = map[string][]string{
 	clientGo:                                {"agent/node", "agent/drain"},
 	dbus:                                    {"firewall/...", "agent/systemd"},
-	systemd:                                 {"agent/systemd"},
+	systemd:                                 {"agent/systemd", "installer/matchbox/server"},
 	"github.com/opencontainers/selinux/...": {"agent/selinux"},
 	"github.com/spf13/viper/...":            {"sysconfig"},
 	"k8s.io/kubectl/...":                    {"agent/drain"},
@@ -72,6 +87,9 @@ var soleImporters = map[string][]string{
 	"github.com/hashicorp/hcl/...":          {"agent/assets", "installer/cluster"},
 	"github.com/google/rpmpack/...":         {"packaging/...", "test/lab"},
 	"github.com/spf13/cobra/...":            {"cmd/...", "packaging/..."},
+	"github.com/bougou/go-ipmi/...":         {"installer/power"},
+	"google.golang.org/grpc/...":            {"installer", "installer/matchbox/..."},
+	"github.com/ProtonMail/go-crypto/...":   {"installer/images", "installer/matchbox/server", "packaging/...", "test/lab"},
 }
 
 // neverLinked must not be in a binary, however far down.
@@ -79,6 +97,8 @@ var neverLinked = map[string][]string{
 	// The typed clientset alone is more memory than the daemon may take.
 	"cmd/tectonic-worker":    {"k8s.io/client-go/kubernetes/...", "k8s.io/kubectl/...", module + "/agent/drain", "google.golang.org/grpc/...", module + "/installer/...", module + "/test/..."},
 	"cmd/tectonic-installer": {module + "/agent/...", module + "/firewall/...", module + "/test/..."},
+	// A machine downloads it before every installation.
+	"cmd/tectonic-machine": {module + "/agent/...", "google.golang.org/grpc/...", "github.com/spf13/cobra/...", "github.com/prometheus/..."},
 }
 
 var badNames = []string{"util", "utils", "common", "helper", "helpers", "manager", "managers", "pkg"}

@@ -6,7 +6,6 @@ import (
 	"os"
 	"strings"
 
-	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
 	"github.com/tectonic-worker/tectonic-worker/installer"
@@ -46,7 +45,7 @@ machine gets an installer. Without, it serves what matchbox would.
 			}
 			return installer.Serve(c.Context(), installer.ServeOptions{
 				Config: config, Log: log,
-				Started: func() { _, _ = daemon.SdNotify(false, daemon.SdNotifyReady) },
+				Started: server.NotifyReady,
 			})
 		},
 	}

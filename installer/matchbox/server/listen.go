@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/coreos/go-systemd/v22/activation"
+	"github.com/coreos/go-systemd/v22/daemon"
 )
 
 // Sockets are what systemd opened for this process; nil where it opened none.
@@ -56,3 +57,6 @@ func Listen(ctx context.Context, activated net.Listener, address string) (net.Li
 	}
 	return listener, nil
 }
+
+// NotifyReady tells systemd, where it wants to know, that all sockets answer (sd_notify(3)).
+func NotifyReady() { _, _ = daemon.SdNotify(false, daemon.SdNotifyReady) }
