@@ -17,6 +17,13 @@ GOBUILD     := go build -trimpath -buildvcs=false -ldflags "-s -w -X main.versio
 # A tenth smaller: the drain program waits for the API server, whatever its speed.
 SMALL       := -gcflags=all=-l
 
+# An operator's machine runs the installer; what of it needs Linux says so.
+DESKTOPS    := darwin-arm64 darwin-amd64 windows-amd64
+
+define build-linux
+GOOS=linux GOARCH=$(1) $(GOBUILD) -o bin/linux-$(1)/ ./cmd/tectonic-worker ./cmd/tectonic-installer ./cmd/tectonic-machine && GOOS=linux GOARCH=$(1) $(GOBUILD) $(SMALL) -o bin/linux-$(1)/ ./cmd/tectonic-worker-drain
+endef
+
 .PHONY: help
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,12 +35,12 @@ go-present:
 
 .PHONY: build
 build: go-present ## build the binaries for this machine into bin/
-	GOOS=linux GOARCH=$(GOARCH) $(GOBUILD) -o bin/linux-$(GOARCH)/ ./cmd/tectonic-worker
-	GOOS=linux GOARCH=$(GOARCH) $(GOBUILD) $(SMALL) -o bin/linux-$(GOARCH)/ ./cmd/tectonic-worker-drain
+	$(call build-linux,$(GOARCH))
 
 .PHONY: build-all
-build-all: go-present ## build the binaries for every architecture into bin/
-	for a in $(ARCHES); do GOOS=linux GOARCH=$$a $(GOBUILD) -o bin/linux-$$a/ ./cmd/tectonic-worker && GOOS=linux GOARCH=$$a $(GOBUILD) $(SMALL) -o bin/linux-$$a/ ./cmd/tectonic-worker-drain || exit 1; done
+build-all: go-present ## build the binaries for every system and architecture into bin/
+	$(foreach a,$(ARCHES),$(call build-linux,$(a)) &&) true
+	for s in $(DESKTOPS); do GOOS=$${s%-*} GOARCH=$${s#*-} $(GOBUILD) -o bin/$$s/ ./cmd/tectonic-installer || exit 1; done
 
 .PHONY: completions
 completions: build
