@@ -31,10 +31,11 @@ const (
 // ExitCode is how a program ends with err.
 func ExitCode(err error) int {
 	var findings cluster.Findings
+	var settings badSettings
 	switch {
 	case err == nil:
 		return 0
-	case errors.As(err, &findings):
+	case errors.As(err, &findings), errors.As(err, &settings):
 		return exitBadConfig
 	case errors.Is(err, matchbox.ErrUnreachable), errors.Is(err, api.ErrUnreachable), errors.Is(err, power.ErrSilent):
 		return exitUnavailable
@@ -43,6 +44,11 @@ func ExitCode(err error) int {
 	}
 	return exitFailed
 }
+
+// badSettings is an error that no second attempt mends: its unit does not start it again.
+type badSettings struct{ error }
+
+func (b badSettings) Unwrap() error { return b.error }
 
 // errBusy is found in an error that says that a machine is in the middle of something.
 var errBusy = errors.New("busy")

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -44,6 +45,9 @@ func Serve(ctx context.Context, o ServeOptions) error {
 	p := provisioner{ServeOptions: o}
 	defer p.close()
 	if err := p.open(ctx, sockets); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return badSettings{err} // no credentials yet, or no such directory
+		}
 		return err
 	}
 	for _, name := range o.Ignored {
