@@ -22,7 +22,7 @@ type authority struct {
 	key         *ecdsa.PrivateKey
 }
 
-func newAuthority(t *testing.T, name string) *authority {
+func newAuthority(t testing.TB, name string) *authority {
 	t.Helper()
 	a := &authority{}
 	a.certificate, a.key = sign(t, nil, &x509.Certificate{
@@ -33,7 +33,7 @@ func newAuthority(t *testing.T, name string) *authority {
 }
 
 // sign fills in what is left empty: a serial number, and a day around now.
-func sign(t *testing.T, by *authority, template *x509.Certificate) (*x509.Certificate, *ecdsa.PrivateKey) {
+func sign(t testing.TB, by *authority, template *x509.Certificate) (*x509.Certificate, *ecdsa.PrivateKey) {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -60,14 +60,14 @@ func sign(t *testing.T, by *authority, template *x509.Certificate) (*x509.Certif
 	return certificate, key
 }
 
-func (a *authority) pair(t *testing.T, template *x509.Certificate) tls.Certificate {
+func (a *authority) pair(t testing.TB, template *x509.Certificate) tls.Certificate {
 	t.Helper()
 	certificate, key := sign(t, a, template)
 	return tls.Certificate{Certificate: [][]byte{certificate.Raw}, PrivateKey: key, Leaf: certificate}
 }
 
 // server is a server's certificate for 127.0.0.1 and localhost.
-func (a *authority) server(t *testing.T, change func(*x509.Certificate)) tls.Certificate {
+func (a *authority) server(t testing.TB, change func(*x509.Certificate)) tls.Certificate {
 	t.Helper()
 	template := &x509.Certificate{
 		Subject: pkix.Name{CommonName: "server"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
@@ -79,7 +79,7 @@ func (a *authority) server(t *testing.T, change func(*x509.Certificate)) tls.Cer
 	return a.pair(t, template)
 }
 
-func (a *authority) client(t *testing.T, change func(*x509.Certificate)) tls.Certificate {
+func (a *authority) client(t testing.TB, change func(*x509.Certificate)) tls.Certificate {
 	t.Helper()
 	template := &x509.Certificate{
 		Subject: pkix.Name{CommonName: "client"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, KeyUsage: x509.KeyUsageDigitalSignature,
@@ -97,7 +97,7 @@ func (a *authority) pool() *x509.CertPool {
 }
 
 // operator is the TLS configuration of a client that all is right with.
-func (a *authority) operator(t *testing.T) *tls.Config {
+func (a *authority) operator(t testing.TB) *tls.Config {
 	t.Helper()
 	return &tls.Config{RootCAs: a.pool(), Certificates: []tls.Certificate{a.client(t, nil)}}
 }
@@ -115,7 +115,7 @@ func otherNames(c *x509.Certificate) {
 }
 
 // write puts a CA and a pair where matchbox reads them.
-func (a *authority) write(t *testing.T, dir string, pair tls.Certificate) (ca, certificate, key string) {
+func (a *authority) write(t testing.TB, dir string, pair tls.Certificate) (ca, certificate, key string) {
 	t.Helper()
 	der, err := x509.MarshalPKCS8PrivateKey(pair.PrivateKey)
 	if err != nil {

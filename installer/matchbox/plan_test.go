@@ -297,6 +297,9 @@ func TestContradictions(t *testing.T) {
 // converges, also a prune.
 func TestInterruptedAnywhere(t *testing.T) {
 	before, after := cluster("c", 3), cluster("c", 3)
+	// Of this name only its profile knows.
+	before.Ignition = map[string][]byte{"c-install-1.ign": []byte(`{"ignition":{"version":"3.3.0"}}`)}
+	before.Profiles[0].IgnitionID = "c-install-1.ign"
 	// After it another machine has the first one's card, configs and profiles have new names.
 	after.Ignition, after.Generic = map[string][]byte{"c-install-2.ign": []byte(`{"ignition":{"version":"3.4.0"}}`)}, map[string][]byte{"c-kickstart-2": []byte("text\n")}
 	after.Profiles[0].ID, after.Profiles[0].IgnitionID = "c-install-aarch64", "c-install-2.ign"

@@ -23,7 +23,7 @@ import (
 // target is something that speaks matchbox's API: our server, and each real matchbox that this machine has.
 type target struct {
 	name  string
-	start func(t *testing.T, s setting) *running
+	start func(t testing.TB, s setting) *running
 }
 
 // setting is what a target is started with.
@@ -43,7 +43,7 @@ type running struct {
 }
 
 // targets are our server and what $MATCHBOX names (a list as $PATH is), or the matchbox on $PATH.
-func targets(t *testing.T) []target {
+func targets(t testing.TB) []target {
 	t.Helper()
 	all := []target{{"ours", startOurs}}
 	real := realMatchboxes()
@@ -51,7 +51,7 @@ func targets(t *testing.T) []target {
 		t.Log("no matchbox on $PATH or in $MATCHBOX: only our server is tried")
 	}
 	for _, path := range real {
-		all = append(all, target{filepath.Base(path), func(t *testing.T, s setting) *running { return startReal(t, path, s) }})
+		all = append(all, target{filepath.Base(path), func(t testing.TB, s setting) *running { return startReal(t, path, s) }})
 	}
 	return all
 }
@@ -78,7 +78,7 @@ func onTargets(t *testing.T, test func(t *testing.T, run *running, c *matchbox.C
 	}
 }
 
-func dataDir(t *testing.T) string {
+func dataDir(t testing.TB) string {
 	t.Helper()
 	dir := t.TempDir()
 	if err := os.Mkdir(filepath.Join(dir, "assets"), 0o755); err != nil {
@@ -87,7 +87,7 @@ func dataDir(t *testing.T) string {
 	return dir
 }
 
-func dial(t *testing.T, endpoint string, ca *authority) *matchbox.Client {
+func dial(t testing.TB, endpoint string, ca *authority) *matchbox.Client {
 	t.Helper()
 	c, err := matchbox.Dial(t.Context(), matchbox.Options{Endpoint: endpoint, TLS: ca.operator(t), Timeout: 10 * time.Second})
 	if err != nil {
@@ -97,19 +97,19 @@ func dial(t *testing.T, endpoint string, ca *authority) *matchbox.Client {
 	return c
 }
 
-func startOurs(t *testing.T, s setting) *running {
+func startOurs(t testing.TB, s setting) *running {
 	t.Helper()
 	return serve(t, s, &tls.Config{
 		MinVersion: tls.VersionTLS12, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: s.ca.pool(), Certificates: []tls.Certificate{s.pair},
 	})
 }
 
-func startOursTLS(t *testing.T, data string, config *tls.Config) (endpoint string) {
+func startOursTLS(t testing.TB, data string, config *tls.Config) (endpoint string) {
 	t.Helper()
 	return serve(t, setting{data: data}, config).endpoint
 }
 
-func serve(t *testing.T, s setting, config *tls.Config) *running {
+func serve(t testing.TB, s setting, config *tls.Config) *running {
 	t.Helper()
 	handler, err := server.New(server.Options{DataPath: s.data, AssetsPath: filepath.Join(s.data, "assets")})
 	if err != nil {
@@ -132,7 +132,7 @@ func serve(t *testing.T, s setting, config *tls.Config) *running {
 	return &running{endpoint: listener.Addr().String(), port: listener.Addr().(*net.TCPAddr).Port, kill: stop}
 }
 
-func startReal(t *testing.T, path string, s setting) *running {
+func startReal(t testing.TB, path string, s setting) *running {
 	t.Helper()
 	if s.port == 0 {
 		s.port = freePort(t)
@@ -163,7 +163,7 @@ func startReal(t *testing.T, path string, s setting) *running {
 	return &running{endpoint: endpoint, port: s.port, kill: stop}
 }
 
-func freePort(t *testing.T) int {
+func freePort(t testing.TB) int {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -174,7 +174,7 @@ func freePort(t *testing.T) int {
 }
 
 // waitFor looks until it is so; there is no event to wait for.
-func waitFor(t *testing.T, what string, so func() bool) {
+func waitFor(t testing.TB, what string, so func() bool) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
