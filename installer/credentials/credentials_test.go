@@ -401,6 +401,11 @@ func TestRotateInterrupted(t *testing.T) {
 			if _, err := readAuthority(dir); err != nil {
 				t.Errorf("%+v after %d steps: %v", opts, n, err)
 			}
+			// Any run tidies up, also one that has nothing to make.
+			if _, err := Create(dir, options()); !errors.Is(err, ErrExists) {
+				t.Errorf("%+v after %d steps: %v", opts, n, err)
+			}
+			noProblems(t, dir)
 			if _, err := Rotate(dir, RotateOptions{}); err != nil {
 				t.Errorf("%+v after %d steps: %v", opts, n, err)
 				continue

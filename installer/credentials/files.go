@@ -124,7 +124,7 @@ func readFile(path string) ([]byte, fs.FileInfo, error) {
 func readError(path string, err error) error {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("cannot read %s: there is no such file; make the credentials with \"tectonic-installer certs create\", or name the right file: %w", path, fs.ErrNotExist)
+		return fmt.Errorf("cannot read %s: there is no such file; make the credentials with \"tectonic-installer certs\", or name the right file: %w", path, fs.ErrNotExist)
 	case errors.Is(err, fs.ErrPermission):
 		return fmt.Errorf("cannot read %s: permission denied; run as its owner: %w", path, fs.ErrPermission)
 	}

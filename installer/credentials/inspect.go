@@ -55,7 +55,7 @@ func Inspect(dir string, now time.Time) ([]Certificate, error) {
 		return all, err
 	}
 	if len(all) == 0 {
-		return nil, fmt.Errorf("cannot show the credentials in %s: there are none; make them with \"tectonic-installer certs create\": %w", dir, fs.ErrNotExist)
+		return nil, fmt.Errorf("cannot show the credentials in %s: there are none; make them with \"tectonic-installer certs\": %w", dir, fs.ErrNotExist)
 	}
 	return all, nil
 }

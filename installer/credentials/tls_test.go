@@ -208,6 +208,7 @@ func TestFilesChange(t *testing.T) {
 	dir := create(t, options("127.0.0.1"))
 	s := serve(t, dir, 0)
 	config := client(t, dir)
+	config.ClientSessionCache = tls.NewLRUClientSessionCache(1)
 	_, first, err := get(s.url, config)
 	if err != nil {
 		t.Fatal(err)
@@ -324,4 +325,55 @@ func TestExpiredServer(t *testing.T) {
 	if errors.As(err, &refused) && refused.Timeout() {
 		t.Errorf("a client waits for it: %v", err)
 	}
+}
+
+// needTool skips without a program; CI has all of them.
+func needTool(t *testing.T, name string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil && os.Getenv("CI") == "true" {
+		t.Fatalf("%s is not installed", name)
+	} else if err != nil {
+		t.Skipf("%s is not installed", name)
+	}
+	return path
+}
+
+// Other programs judge what is made here more strictly than Go does: OpenSSL by RFC 5280 to the letter, and curl, which
+// an installed system reports in with.
+func TestOtherPrograms(t *testing.T) {
+	dir := create(t, options("127.0.0.1", "provisioner.example.com"))
+	file := func(name string) string { return filepath.Join(dir, name) }
+	t.Run("openssl", func(t *testing.T) {
+		openssl := needTool(t, "openssl")
+		for purpose, name := range map[string]string{"sslserver": ServerCertificate, "sslclient": ClientCertificate} {
+			out, err := exec.CommandContext(t.Context(), openssl, "verify", "-x509_strict", "-purpose", purpose, "-CAfile", file(CACertificate), file(name)).CombinedOutput()
+			if err != nil {
+				t.Errorf("%s: %v: %s", name, err, out)
+			}
+		}
+		out, err := exec.CommandContext(t.Context(), openssl, "verify", "-x509_strict", "-verify_hostname", "other.example.com", "-CAfile", file(CACertificate), file(ServerCertificate)).CombinedOutput()
+		if err == nil {
+			t.Errorf("for another name: %s", out)
+		}
+	})
+	t.Run("curl", func(t *testing.T) {
+		curl := needTool(t, "curl")
+		s := serve(t, dir, tls.VerifyClientCertIfGiven)
+		run := func(args ...string) (string, error) {
+			out, err := exec.CommandContext(t.Context(), curl, append([]string{"--silent", "--show-error", "--max-time", "10", "--noproxy", "*", s.url}, args...)...).Output()
+			return string(out), err
+		}
+		for _, version := range []string{"1.2", "1.3"} {
+			if out, err := run("--cacert", file(CACertificate), "--tlsv"+version, "--tls-max", version); err != nil || !strings.HasPrefix(out, "nobody") {
+				t.Errorf("TLS %s: %q, %v", version, out, err)
+			}
+			if out, err := run("--cacert", file(CACertificate), "--cert", file(ClientCertificate), "--key", file(ClientKey), "--tlsv"+version, "--tls-max", version); err != nil || !strings.HasPrefix(out, "CN=client") {
+				t.Errorf("TLS %s with a certificate: %q, %v", version, out, err)
+			}
+		}
+		if out, err := run(); err == nil {
+			t.Errorf("without the authority: %q", out)
+		}
+	})
 }
