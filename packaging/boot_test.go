@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/tectonic-worker/tectonic-worker/installer/credentials"
 )
 
 // TestOnABootedHost installs, upgrades and erases the package on a host with a running systemd, and
@@ -39,25 +41,7 @@ func TestOnABootedHost(t *testing.T) {
 		}
 		encodeTo(t, filepath.Join(dir, sub), p)
 	}
-	write(t, filepath.Join(dir, "drive.sh"), content(t, "testdata/drive.sh"))
-	write(t, filepath.Join(dir, "units/drive.service"), "[Unit]\nAfter=multi-user.target\nSuccessAction=exit-force\nFailureAction=exit-force\n"+
-		"[Service]\nType=oneshot\nExecStart=/bin/sh /lab/drive.sh\nStandardOutput=truncate:/lab/said\nStandardError=truncate:/lab/errors\nTimeoutStartSec=90\n")
-	// The whole of a boot, with the drive after it.
-	write(t, filepath.Join(dir, "units/drive.target"), "[Unit]\nRequires=multi-user.target drive.service\n")
-
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "systemd-nspawn", "--directory="+h.root, fmt.Sprintf("--machine=package-%d", os.Getpid()), "--boot", "--register=no", "--keep-unit",
-		"--quiet", "--private-network", "--capability=all", "--console=pipe", "--bind="+dir+":/lab",
-		"--bind-ro="+dir+"/units/drive.service:/etc/systemd/system/drive.service",
-		"--bind-ro="+dir+"/units/drive.target:/etc/systemd/system/drive.target", "--", "--unit=drive.target")
-	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
-	cmd.WaitDelay = 20 * time.Second
-	console, err := cmd.CombinedOutput()
-	said, readErr := os.ReadFile(filepath.Join(dir, "said"))
-	if readErr != nil {
-		t.Fatalf("the host did not come up: %v\n%s", err, console)
-	}
+	said, rest := h.boot(dir, "testdata/drive.sh")
 	want := `after install: inactive inactive disabled disabled
 without a kubeconfig: inactive failed=inactive
 enabled: kubelet.path kubelet.service 
@@ -77,8 +61,86 @@ called: kubelet cleanup
 called: kubelet run
 called: leave --local --timeout 50s
 `
-	if diff := cmp.Diff(strings.Split(want, "\n"), strings.Split(string(said), "\n")); diff != "" {
-		errors, _ := os.ReadFile(filepath.Join(dir, "errors"))
-		t.Errorf("(-want +got):\n%s\nerrors:\n%s\nconsole:\n%s", diff, errors, console)
+	if diff := cmp.Diff(strings.Split(want, "\n"), strings.Split(said, "\n")); diff != "" {
+		t.Errorf("(-want +got):\n%s\n%s", diff, rest)
+	}
+}
+
+// boot boots the host with dir at /lab, and runs a script there at the end of the boot. It gives what the script
+// printed, and what else was said.
+func (h *host) boot(dir, script string) (said, rest string) {
+	t := h.t
+	t.Helper()
+	need(t, "systemd-nspawn")
+	write(t, filepath.Join(dir, "drive.sh"), content(t, script))
+	write(t, filepath.Join(dir, "units/drive.service"), "[Unit]\nAfter=multi-user.target\nSuccessAction=exit-force\nFailureAction=exit-force\n"+
+		"[Service]\nType=oneshot\nExecStart=/bin/sh /lab/drive.sh\nStandardOutput=truncate:/lab/said\nStandardError=truncate:/lab/errors\nTimeoutStartSec=90\n")
+	// The whole of a boot, with the drive after it.
+	write(t, filepath.Join(dir, "units/drive.target"), "[Unit]\nRequires=multi-user.target drive.service\n")
+
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "systemd-nspawn", "--directory="+h.root, fmt.Sprintf("--machine=package-%d", os.Getpid()), "--boot", "--register=no", "--keep-unit",
+		"--quiet", "--private-network", "--capability=all", "--console=pipe", "--bind="+dir+":/lab",
+		"--bind-ro="+dir+"/units/drive.service:/etc/systemd/system/drive.service",
+		"--bind-ro="+dir+"/units/drive.target:/etc/systemd/system/drive.target", "--", "--unit=drive.target")
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = 20 * time.Second
+	console, err := cmd.CombinedOutput()
+	text, readErr := os.ReadFile(filepath.Join(dir, "said"))
+	if readErr != nil {
+		t.Fatalf("the host did not come up: %v\n%s", err, console)
+	}
+	errors, _ := os.ReadFile(filepath.Join(dir, "errors"))
+	return string(text), fmt.Sprintf("errors:\n%s\nconsole:\n%s", errors, console)
+}
+
+// TestInstallerOnABootedHost is the same for the installer, with the real programs, beside a matchbox.service that is
+// there already.
+func TestInstallerOnABootedHost(t *testing.T) {
+	h, dir := newHost(t), t.TempDir()
+	need(t, "systemd-nspawn", "go")
+	o := installerRepository(t)
+	for out, program := range map[string]string{o.Binary: "tectonic-installer", filepath.Join(o.Programs, "linux-amd64/tectonic-machine"): "tectonic-machine"} {
+		if err := os.Remove(out); err != nil {
+			t.Fatal(err)
+		}
+		build := exec.CommandContext(t.Context(), "go", "build", "-o", out, "../cmd/"+program)
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			t.Fatalf("cannot build %s: %v\n%s", program, err, out)
+		}
+	}
+	o.Quick = true
+	for version, sub := range map[string]string{"v1.2.3": "old", "v1.3.0": "new"} {
+		o.Version = version
+		p, err := Build(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Mkdir(filepath.Join(dir, sub), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		encodeTo(t, filepath.Join(dir, sub), p)
+	}
+	if _, err := credentials.Create(filepath.Join(dir, "certs"), credentials.Options{Cluster: "lab", Names: []string{"matchbox.example.com", "127.0.0.1"}, Validity: 90 * 24 * time.Hour}); err != nil {
+		t.Fatal(err)
+	}
+	said, rest := h.boot(dir, "testdata/drive-installer.sh")
+	want := `after install: inactive inactive disabled disabled
+matchbox.service active enabled
+without credentials: ExecMainStatus=78 NRestarts=0 
+with them: active as matchbox, /var/lib/matchbox/machines 700 matchbox
+GET /: HTTP/1.1 200 OK
+GET /ipxe of an unknown machine: HTTP/1.1 200 OK
+GET /assets/tectonic-machine/x86_64/tectonic-machine: HTTP/1.1 200 OK
+listens on 8080 8081 8443
+cannot write beside its data: Read-only file system
+without a cluster file: ConditionResult=no inactive
+after the upgrade: active, another process, discovered 1
+after erase: inactive LoadState=not-found, matchbox.service active, user matchbox, data kept
+`
+	if diff := cmp.Diff(strings.Split(want, "\n"), strings.Split(said, "\n")); diff != "" {
+		t.Errorf("(-want +got):\n%s\n%s", diff, rest)
 	}
 }

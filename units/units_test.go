@@ -169,10 +169,11 @@ func TestWhatTheUnitsPromise(t *testing.T) {
 		// It would make selinuxfs read-only.
 		{SELinux, "Service", "ProtectKernelTunables", nil},
 		{SELinux, "Service", "ExecStart", []string{"/usr/bin/tectonic-worker selinux-mode %i"}},
+		{Installer, "Service", "Type", []string{"notify"}},
 		{Installer, "Service", "User", []string{"matchbox"}},
 		{Installer, "Service", "Group", []string{"matchbox"}},
 		{Installer, "Service", "ExecStart", []string{"/usr/bin/tectonic-installer serve"}},
-		{Installer, "Service", "RestartPreventExitStatus", []string{"78"}},
+		{Installer, "Service", "RestartPreventExitStatus", []string{"2 78"}},
 		{Installer, "Service", "CapabilityBoundingSet", []string{""}},
 		{Installer, "Service", "SystemCallFilter", []string{forbidden}},
 		// A matchbox that is there may run beside it, with other ports or for another address.
