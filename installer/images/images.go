@@ -122,7 +122,7 @@ func (s Spec) check() error {
 		}
 	case RHEL:
 		if s.Source == "" {
-			errs = append(errs, errors.New("rhel has no public server: give --from, the directory of a mounted installation DVD or the URL of a tree of yours"))
+			errs = append(errs, errors.New("rhel has no public server: give --source, the directory of a mounted installation DVD or the URL of a tree of yours"))
 		}
 	default:
 		errs = append(errs, fmt.Errorf("%q is none of flatcar, fedora-coreos, rhel", s.OS))

@@ -64,14 +64,19 @@ func read(t *testing.T, name string) []byte {
 	return b
 }
 
-// gnupg signs with the real gpg and a key of its own.
+// gnupg signs with the real gpg and keys of its own.
 type gnupg struct {
 	t    *testing.T
 	home string
 	Key  string // the exported public key
 }
 
-func newGPG(t *testing.T, quickGen ...string) *gnupg {
+// newGPG makes an Ed25519 key; newRSA an RSA key that only certifies, with a subkey that signs and ends, as the projects
+// have them.
+func newGPG(t *testing.T) *gnupg { return newKey(t, false, "ed25519", "sign") }
+func newRSA(t *testing.T) *gnupg { return newKey(t, true, "rsa2048", "cert") }
+
+func newKey(t *testing.T, subkey bool, algorithm, usage string) *gnupg {
 	t.Helper()
 	needTool(t, "gpg", "gpg")
 	// The agent's socket must fit into 108 bytes.
@@ -84,10 +89,16 @@ func newGPG(t *testing.T, quickGen ...string) *gnupg {
 		exec.Command("gpgconf", "--homedir", home, "--kill", "all").Run()
 		os.RemoveAll(home)
 	})
-	if len(quickGen) == 0 {
-		quickGen = []string{"--quick-generate-key", "images@example.com", "ed25519", "sign", "never"}
+	g.gpg("--passphrase", "", "--quick-generate-key", "images@example.com", algorithm, usage, "never")
+	if subkey {
+		out, err := exec.Command("gpg", "--homedir", home, "--batch", "--with-colons", "--list-keys").Output()
+		_, rest, found := strings.Cut(string(out), "\nfpr:::::::::")
+		fingerprint, _, _ := strings.Cut(rest, ":")
+		if err != nil || !found {
+			t.Fatalf("gpg --list-keys: %v\n%s", err, out)
+		}
+		g.gpg("--passphrase", "", "--quick-add-key", fingerprint, "rsa2048", "sign", "1y")
 	}
-	g.gpg(append([]string{"--passphrase", ""}, quickGen...)...)
 	g.gpg("--armor", "--output", g.Key, "--export")
 	return g
 }

@@ -44,7 +44,7 @@ func withSignatures(names []string) []string {
 }
 
 func TestSyncFlatcar(t *testing.T) {
-	g := newGPG(t)
+	g := newRSA(t)
 	dir := flatcarMirror(t, g)
 	web := serve(t, dir, nil)
 	for _, source := range []string{dir, "file://" + dir, web.URL} {

@@ -65,8 +65,7 @@ func Run(ctx context.Context, cfg Config, events func(Event), log func(line stri
 	ended := make(chan struct{})
 	go stop(ctx, cmd.Process, ended)
 
-	arp := fmt.Sprintf("/proc/%d/net/arp", cmd.Process.Pid) // the table of dnsmasq's namespace
-	last := follow(stderr, newLogReader(time.Now, func(ip netip.Addr) string { return neighbour(arp, ip) }), events, log)
+	last := follow(stderr, newLogReader(time.Now, neighbour), events, log)
 	err = cmd.Wait()
 	close(ended)
 	if ctx.Err() != nil {
@@ -197,9 +196,10 @@ func listens(port string) bool {
 	return false
 }
 
-// neighbour looks an address up in the kernel's ARP table (proc(5)): columns address, type, flags, MAC, mask, device.
-func neighbour(path string, ip netip.Addr) string {
-	table, err := os.ReadFile(path)
+// neighbour looks an address up in the ARP table of the calling thread's network namespace (proc(5): columns address,
+// type, flags, MAC, mask, device).
+func neighbour(ip netip.Addr) string {
+	table, err := os.ReadFile("/proc/thread-self/net/arp")
 	if err != nil {
 		return ""
 	}

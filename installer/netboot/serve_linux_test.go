@@ -18,6 +18,7 @@ import (
 )
 
 func TestReservations(t *testing.T) {
+	t.Parallel()
 	n := newTestnet(t)
 	c := testCluster(cluster.DHCPFull)
 	c.Network.Range = cluster.Range{} // known machines only
@@ -58,6 +59,7 @@ func TestReservations(t *testing.T) {
 }
 
 func TestFullRangeIsAWarning(t *testing.T) {
+	t.Parallel()
 	n := newTestnet(t)
 	c := testCluster(cluster.DHCPFull)
 	c.Network.Range = cluster.Range{Start: netip.MustParseAddr("10.99.0.100"), End: netip.MustParseAddr("10.99.0.100")}
@@ -78,6 +80,7 @@ func TestFullRangeIsAWarning(t *testing.T) {
 
 // A machine with BIOS beside another DHCP server: the address from there, the boot file from port 4011 (PXE 2.1, 2.2.3).
 func TestProxyDHCP(t *testing.T) {
+	t.Parallel()
 	n := newTestnet(t)
 	cfg, _ := prepare(t, testCluster(cluster.DHCPProxy))
 	d := n.run(n.server, cfg)
@@ -153,6 +156,7 @@ func TestProxyDHCP(t *testing.T) {
 }
 
 func TestTFTP(t *testing.T) {
+	t.Parallel()
 	n := newTestnet(t)
 	cfg, dir := prepare(t, testCluster(cluster.DHCPFull))
 	d := n.run(n.server, cfg)
@@ -223,6 +227,7 @@ func (n *testnet) lookup(name string, kind dnsmessage.Type) (rcode dnsmessage.RC
 }
 
 func TestDNS(t *testing.T) {
+	t.Parallel()
 	n := newTestnet(t)
 	c := testCluster(cluster.DHCPFull)
 	c.Network.DNS = true
@@ -284,6 +289,7 @@ func TestDNS(t *testing.T) {
 }
 
 func TestRunSaysWhyItCannot(t *testing.T) {
+	t.Parallel()
 	n := newTestnet(t)
 	cfg, _ := prepare(t, testCluster(cluster.DHCPFull))
 	n.in(n.server, func() error { // a DHCP server that shares its port with nobody
@@ -309,6 +315,7 @@ func TestRunSaysWhyItCannot(t *testing.T) {
 
 // dnsmasq shares its port with others of its kind, even on one interface; who runs two must be told.
 func TestSecondServerIsAWarning(t *testing.T) {
+	t.Parallel()
 	n := newTestnet(t)
 	cfg, _ := prepare(t, testCluster(cluster.DHCPFull))
 	first := n.run(n.server, cfg)
@@ -325,6 +332,7 @@ func TestSecondServerIsAWarning(t *testing.T) {
 
 // A receiver that hangs must not keep machines from their addresses.
 func TestSlowReceiverDoesNotStopDHCP(t *testing.T) {
+	t.Parallel()
 	n := newTestnet(t)
 	cfg, _ := prepare(t, testCluster(cluster.DHCPFull))
 	ctx, cancel := context.WithCancel(t.Context())
