@@ -377,3 +377,56 @@ func TestOtherPrograms(t *testing.T) {
 		}
 	})
 }
+
+// Credentials that matchbox's own script made, with OpenSSL: RSA, keys in PKCS #1.
+func TestRSA(t *testing.T) {
+	openssl := needTool(t, "openssl")
+	dir := t.TempDir()
+	extensions := `[ca]
+basicConstraints=critical,CA:true,pathlen:0
+keyUsage=digitalSignature,cRLSign,keyCertSign
+[server]
+extendedKeyUsage=serverAuth
+keyUsage=digitalSignature,keyEncipherment
+subjectAltName=IP:127.0.0.1
+[client]
+extendedKeyUsage=clientAuth
+keyUsage=nonRepudiation,digitalSignature,keyEncipherment
+`
+	if err := os.WriteFile(filepath.Join(dir, "x.cnf"), []byte(extensions), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run := func(args ...string) {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), openssl, args...)
+		cmd.Dir = dir
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("openssl %v: %v: %s", args, err, out)
+		}
+	}
+	for _, name := range []string{"ca", "server", "client"} {
+		run("genrsa", "-traditional", "-out", name+".key", "2048")
+		run("req", "-new", "-key", name+".key", "-subj", "/CN=fake-"+name, "-out", name+".csr")
+		sign := []string{"-CA", CACertificate, "-CAkey", CAKey, "-CAcreateserial"}
+		if name == "ca" {
+			sign = []string{"-signkey", CAKey}
+		}
+		run(append([]string{"x509", "-req", "-in", name + ".csr", "-days", "365", "-extfile", "x.cnf", "-extensions", name, "-out", name + ".crt"}, sign...)...)
+	}
+	if text, err := os.ReadFile(filepath.Join(dir, ClientKey)); err != nil || !strings.Contains(string(text), "BEGIN RSA PRIVATE KEY") {
+		t.Fatalf("not PKCS #1: %v", err)
+	}
+	noProblems(t, dir)
+	s := serve(t, dir, 0)
+	if body, _, err := get(s.url, client(t, dir)); err != nil || !strings.HasPrefix(body, "CN=fake-client") {
+		t.Errorf("%q, %v", body, err)
+	}
+	// Its authority signs what rotation makes.
+	if _, err := Rotate(dir, RotateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	noProblems(t, dir)
+	if body, _, err := get(s.url, client(t, dir)); err != nil || !strings.HasPrefix(body, "CN=client") {
+		t.Errorf("after a rotation: %q, %v", body, err)
+	}
+}
