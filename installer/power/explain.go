@@ -27,7 +27,11 @@ func definite(err error) bool {
 	switch {
 	case err == nil, full(err):
 		return false
-	case errors.As(err, &status), errors.Is(err, client.ErrRAKPAuthentication), errors.Is(err, errWeaker), isAnswer(err) && !busy(err):
+	case errors.As(err, &status):
+		// The others are of a login that went wrong on the way: a session that the BMC does not know (any more).
+		return noSuite(err) || slices.Contains([]types.RmcpStatusCode{types.RmcpStatusCodeUnauthorizedName, types.RmcpStatusCodeInvalidNameLength,
+			types.RmcpStatusCodeInvalidIntegrityCheckValue, types.RmcpStatusCodeUnauthorizedRoleOfPriLevel, types.RmcpStatusCodeInvalidRole}, status.StatusCode())
+	case errors.Is(err, client.ErrRAKPAuthentication), errors.Is(err, errWeaker), isAnswer(err) && !busy(err):
 		return true
 	}
 	return errors.As(err, &dns) && dns.IsNotFound
@@ -95,7 +99,7 @@ func (m *ipmi) explainStatus(e *Error, code types.RmcpStatusCode) {
 			e.Why, e.Do = "it has neither cipher suite 17 nor 3", "allow one of them in the BMC's settings, or update its firmware"
 			return
 		}
-		e.Why = fmt.Sprintf("it refuses the login: %s", code)
+		e.Why, e.Do = fmt.Sprintf("it refuses the login: %s (status 0x%02x)", code, uint8(code)), "try again, and reset the BMC when that does not help"
 	}
 }
 

@@ -135,7 +135,8 @@ func (m *ipmi) open(ctx context.Context) error {
 			if err == nil || !noSuite(suiteErr) && !lost(suiteErr) || lost(err) || noSuite(err) && lost(suiteErr) {
 				err = suiteErr
 			}
-			if ctx.Err() != nil {
+			// The other suite would be told the same, and a BMC counts wrong passwords.
+			if ctx.Err() != nil || definite(suiteErr) && !noSuite(suiteErr) {
 				return err
 			}
 		}

@@ -243,12 +243,14 @@ func TestBadNetwork(t *testing.T) {
 				if err := m.On(ctx); err != nil || !sw.Power() {
 					t.Fatalf("round %d: on: %v; power %t", round, err, sw.Power())
 				}
+				r.quiet()
 				if err := m.Off(ctx, 0); err != nil || sw.Power() {
 					t.Fatalf("round %d: off: %v; power %t", round, err, sw.Power())
 				}
 				if back, err := m.SetBoot(ctx, Boot{Device: PXE}); err != nil || back.Device != PXE || sw.Boot() != "pxe" {
 					t.Fatalf("round %d: boot: %v, %v", round, back, err)
 				}
+				r.quiet()
 			}
 			r.mu.Lock()
 			defer r.mu.Unlock()

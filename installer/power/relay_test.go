@@ -23,6 +23,19 @@ type relay struct {
 	requests            [][]byte
 	lost, doubled       int
 	open, most          int // requests without an answer
+
+	late     *sync.Cond
+	underWay int
+}
+
+// quiet waits until nothing is under way. ipmi_sim does again what comes twice, where the specification has a BMC drop
+// a sequence number that it has seen (6.12.13): a "power on" that comes late, and a second time, would undo an off.
+func (r *relay) quiet() {
+	r.late.L.Lock()
+	defer r.late.L.Unlock()
+	for r.underWay > 0 {
+		r.late.Wait()
+	}
 }
 
 func startRelay(t *testing.T, back string, seed uint64) *relay {
@@ -31,7 +44,7 @@ func startRelay(t *testing.T, back string, seed uint64) *relay {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &relay{Address: front.LocalAddr().String(), front: front, back: back, random: rand.New(rand.NewPCG(seed, 0)), conns: map[string]*net.UDPConn{}}
+	r := &relay{Address: front.LocalAddr().String(), front: front, back: back, random: rand.New(rand.NewPCG(seed, 0)), conns: map[string]*net.UDPConn{}, late: sync.NewCond(&sync.Mutex{})}
 	r.wg.Go(r.serve)
 	t.Cleanup(func() {
 		front.Close()
@@ -117,7 +130,16 @@ func (r *relay) pass(b []byte, send func([]byte)) {
 		if wait == 0 {
 			send(b)
 		} else {
-			time.AfterFunc(wait, func() { send(b) })
+			r.late.L.Lock()
+			r.underWay++
+			r.late.L.Unlock()
+			time.AfterFunc(wait, func() {
+				send(b)
+				r.late.L.Lock()
+				r.underWay--
+				r.late.L.Unlock()
+				r.late.Broadcast()
+			})
 		}
 	}
 }

@@ -33,6 +33,7 @@ const (
 	payloadRAKP1       = 0x12
 	payloadRAKP3       = 0x14
 	payloadMask        = 0x3f
+	payloadProtected   = 0xc0 // encrypted, authenticated: within a session
 	authTypeRMCPPlus   = 0x06
 )
 
@@ -60,7 +61,8 @@ func (d *datagrams) Read(b []byte) (int, error) {
 		if err != nil {
 			return n, err
 		}
-		if p, ok := payload(b[:n]); ok && p == d.want {
+		// OpenIPMI's BMC answers a RAKP 3 that is sent again with an encrypted RAKP 4, which go-ipmi would read as clear.
+		if p, ok := payload(b[:n]); ok && p == d.want && (p == 0 || b[5]&payloadProtected == 0) {
 			return fill(b, n), nil
 		}
 	}
