@@ -80,7 +80,8 @@ func proxyEnvironment(c *cluster.Cluster) []variable {
 	return out
 }
 
-// noProxy adds to the operator's list what no proxy outside can reach: the cluster itself and its provisioner.
+// noProxy adds to the operator's list what no proxy outside can reach: the cluster itself and its provisioner. Machines are
+// not named one by one: each that is added would change what every other is to be.
 func noProxy(c *cluster.Cluster) []string {
 	names := slices.Clone(c.Proxy.NoProxy)
 	names = append(names, "localhost", "127.0.0.1", "::1", ".svc", ".cluster.local", c.DNS.Controller, c.DNS.Ingress)
@@ -94,9 +95,6 @@ func noProxy(c *cluster.Cluster) []string {
 		if p.IsValid() {
 			names = append(names, p.String())
 		}
-	}
-	for _, m := range c.Machines {
-		names = append(names, m.DNSName)
 	}
 	var out []string
 	for _, n := range names {
