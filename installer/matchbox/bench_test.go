@@ -14,7 +14,7 @@ func BenchmarkApply1000(b *testing.B) {
 	for _, target := range targets(b) {
 		b.Run(target.name, func(b *testing.B) {
 			ca := newAuthority(b, "site authority")
-			w := cluster("c", 1000)
+			w := wantedOf("c", 1000)
 			s := setting{data: dataDir(b), ca: ca, pair: ca.server(b, nil)}
 			run := target.start(b, s)
 			c := dial(b, run.endpoint, ca)

@@ -92,6 +92,9 @@ func (p Plan) Count(a Action) int {
 	return n
 }
 
+// arches are those that configs are named after.
+var arches = []string{"x86_64", "aarch64"}
+
 // held is what matchbox has, as far as it concerns a cluster.
 type held struct {
 	groups   map[string]Group
@@ -168,8 +171,11 @@ func (c *Client) read(ctx context.Context, wanted Wanted, cluster string) (held,
 	if generic == nil {
 		generic = map[string][]byte{}
 	}
-	// What an interrupted prune may have left behind has no profile that names it.
-	ignition[cluster+"-install.ign"], generic[cluster+"-kickstart"] = nil, nil
+	// What no profile names any more: it was changed, or a prune was interrupted. matchbox has no list of configs, so
+	// they are asked for by the names that they are given.
+	for _, arch := range arches {
+		ignition[cluster+"-install-"+arch+".ign"], generic[cluster+"-kickstart-"+arch] = nil, nil
+	}
 	for _, p := range profiles {
 		if ownedName(p.IgnitionID, cluster, clusters) {
 			ignition[p.IgnitionID] = nil

@@ -18,17 +18,19 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/tectonic-worker/tectonic-worker/installer/assets"
+	"github.com/tectonic-worker/tectonic-worker/installer/cluster"
 	"github.com/tectonic-worker/tectonic-worker/installer/matchbox"
 )
 
-// cluster is what a cluster of so many machines wants.
-func cluster(name string, machines int) matchbox.Wanted {
+// wantedOf is what a cluster of so many machines wants.
+func wantedOf(name string, machines int) matchbox.Wanted {
 	w := matchbox.Wanted{
-		Ignition: map[string][]byte{name + "-install.ign": []byte(`{"ignition":{"version":"3.3.0"}}`)},
-		Generic:  map[string][]byte{name + "-kickstart": []byte("text\n")},
+		Ignition: map[string][]byte{name + "-install-x86_64.ign": []byte(`{"ignition":{"version":"3.3.0"}}`)},
+		Generic:  map[string][]byte{name + "-kickstart-x86_64": []byte("text\n")},
 		Profiles: []matchbox.Profile{
-			{ID: name + "-install-x86_64", IgnitionID: name + "-install.ign", Boot: matchbox.NetBoot{Kernel: "/assets/k", Initrd: []string{"/assets/i"}, Args: []string{"a=b"}}},
-			{ID: name + "-install-rhel", GenericID: name + "-kickstart", Boot: matchbox.NetBoot{Kernel: "/assets/r"}},
+			{ID: name + "-install-x86_64", IgnitionID: name + "-install-x86_64.ign", Boot: matchbox.NetBoot{Kernel: "/assets/k", Initrd: []string{"/assets/i"}, Args: []string{"a=b"}}},
+			{ID: name + "-install-rhel", GenericID: name + "-kickstart-x86_64", Boot: matchbox.NetBoot{Kernel: "/assets/r"}},
 		},
 	}
 	for i := range machines {
@@ -37,15 +39,15 @@ func cluster(name string, machines int) matchbox.Wanted {
 	return w
 }
 
-func group(cluster, machine, mac string) matchbox.Group {
-	metadata, _ := json.Marshal(map[string]string{"cluster": cluster, "machine": machine, "managed_by": "tectonic-installer"})
-	return matchbox.Group{ID: cluster + "-install-" + machine + "-0", Name: machine, Profile: cluster + "-install-x86_64",
+func group(name, machine, mac string) matchbox.Group {
+	metadata, _ := json.Marshal(map[string]string{"cluster": name, "machine": machine, "managed_by": "tectonic-installer"})
+	return matchbox.Group{ID: name + "-install-" + machine + "-0", Name: machine, Profile: name + "-install-x86_64",
 		Selector: map[string]string{"mac": mac}, Metadata: metadata}
 }
 
-func plan(t *testing.T, c *matchbox.Client, w matchbox.Wanted, cluster string, prune bool) matchbox.Plan {
+func plan(t *testing.T, c *matchbox.Client, w matchbox.Wanted, name string, prune bool) matchbox.Plan {
 	t.Helper()
-	p, err := c.Plan(t.Context(), w, matchbox.PlanOptions{Cluster: cluster, Prune: prune})
+	p, err := c.Plan(t.Context(), w, matchbox.PlanOptions{Cluster: name, Prune: prune})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,12 +55,12 @@ func plan(t *testing.T, c *matchbox.Client, w matchbox.Wanted, cluster string, p
 }
 
 // apply applies, and checks that there is nothing left to do.
-func apply(t *testing.T, c *matchbox.Client, w matchbox.Wanted, cluster string, prune bool) {
+func apply(t *testing.T, c *matchbox.Client, w matchbox.Wanted, name string, prune bool) {
 	t.Helper()
-	if err := c.Apply(t.Context(), plan(t, c, w, cluster, prune)); err != nil {
+	if err := c.Apply(t.Context(), plan(t, c, w, name, prune)); err != nil {
 		t.Fatal(err)
 	}
-	if again := plan(t, c, w, cluster, prune); !again.Empty() {
+	if again := plan(t, c, w, name, prune); !again.Empty() {
 		t.Errorf("after apply: %v", summary(again))
 	}
 }
@@ -91,10 +93,10 @@ func files(t *testing.T, data string) []string {
 
 func TestApply(t *testing.T) {
 	onTargets(t, func(t *testing.T, _ *running, c *matchbox.Client, data string) {
-		w := cluster("c", 2)
+		w := wantedOf("c", 2)
 		first := plan(t, c, w, "c", false)
 		want := []string{
-			"create ignition c-install.ign", "create generic c-kickstart",
+			"create ignition c-install-x86_64.ign", "create generic c-kickstart-x86_64",
 			"create profile c-install-rhel", "create profile c-install-x86_64",
 			"create group c-install-m0-0", "create group c-install-m1-0",
 		}
@@ -107,18 +109,18 @@ func TestApply(t *testing.T) {
 		apply(t, c, w, "c", false)
 
 		// The same in other words is no change: another notation of a MAC, another order of keys.
-		same := cluster("c", 2)
+		same := wantedOf("c", 2)
 		same.Groups[0].Selector = map[string]string{"mac": "52-54-00-00-00-00"}
 		same.Groups[1].Metadata = json.RawMessage("{ \"managed_by\": \"tectonic-installer\",\n\"machine\":\"m1\",  \"cluster\":\"c\"}")
 		if p := plan(t, c, same, "c", true); !p.Empty() || len(p.Changes) != 6 || p.Count(matchbox.Keep) != 6 {
 			t.Errorf("the same: %v", summary(p))
 		}
 
-		changed := cluster("c", 3)
-		changed.Ignition["c-install.ign"] = []byte(`{"ignition":{"version":"3.4.0"}}`)
+		changed := wantedOf("c", 3)
+		changed.Ignition["c-install-x86_64.ign"] = []byte(`{"ignition":{"version":"3.4.0"}}`)
 		changed.Profiles[0].Boot.Args = []string{"a=b", "tectonic.token=0123456789abcdef"}
 		p := plan(t, c, changed, "c", false)
-		if d := cmp.Diff([]string{"update ignition c-install.ign", "update profile c-install-x86_64", "create group c-install-m2-0"}, summary(p)); d != "" {
+		if d := cmp.Diff([]string{"update ignition c-install-x86_64.ign", "update profile c-install-x86_64", "create group c-install-m2-0"}, summary(p)); d != "" {
 			t.Error(d)
 		}
 		var text strings.Builder
@@ -159,17 +161,17 @@ func TestPrune(t *testing.T) {
 			t.Fatal(err)
 		}
 		// Another cluster, whose name begins as ours with "-install".
-		apply(t, c, cluster("c-install", 1), "c-install", true)
+		apply(t, c, wantedOf("c-install", 1), "c-install", true)
 		stays := files(t, data)
 
-		apply(t, c, cluster("c", 3), "c", false)
-		w := cluster("c", 1)
+		apply(t, c, wantedOf("c", 3), "c", false)
+		w := wantedOf("c", 1)
 		w.Generic = nil
 		w.Profiles = w.Profiles[:1]
 		w.Profiles[0].IgnitionID, w.Ignition = "c-install-2.ign", map[string][]byte{"c-install-2.ign": []byte(`{"ignition":{"version":"3.4.0"}}`)}
 
 		kept := plan(t, c, w, "c", false)
-		want := []string{"group c-install-m1-0", "group c-install-m2-0", "profile c-install-rhel", "generic c-kickstart", "ignition c-install.ign"}
+		want := []string{"group c-install-m1-0", "group c-install-m2-0", "profile c-install-rhel", "generic c-kickstart-x86_64", "ignition c-install-x86_64.ign"}
 		var orphans []string
 		for _, o := range kept.Orphans {
 			orphans = append(orphans, fmt.Sprintf("%s %s", o.Kind, o.ID))
@@ -197,11 +199,33 @@ func TestPrune(t *testing.T) {
 
 func sorted(all []string) []string { slices.Sort(all); return all }
 
+// A config that no profile names any more is found by the name that a rendered one has.
+func TestForgottenConfigs(t *testing.T) {
+	onTargets(t, func(t *testing.T, _ *running, c *matchbox.Client, data string) {
+		for _, arch := range []string{"x86_64", "aarch64"} {
+			site := &cluster.Cluster{Name: "c"}
+			if err := c.IgnitionPut(t.Context(), assets.IgnitionID(site, arch), []byte(`{"ignition":{"version":"3.3.0"}}`)); err != nil {
+				t.Fatal(err)
+			}
+			if err := c.GenericPut(t.Context(), assets.KickstartID(site, arch), []byte("text")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if p := plan(t, c, matchbox.Wanted{}, "c", true); p.Count(matchbox.Delete) != 4 {
+			t.Errorf("%v", summary(p))
+		}
+		apply(t, c, matchbox.Wanted{}, "c", true)
+		if left := files(t, data); len(left) > 0 {
+			t.Errorf("left: %v", left)
+		}
+	})
+}
+
 // A group's id that is somebody else's is not taken, and somebody's group that comes between is said.
 func TestOthers(t *testing.T) {
 	onTargets(t, func(t *testing.T, _ *running, c *matchbox.Client, data string) {
 		ctx := t.Context()
-		w := cluster("c", 2)
+		w := wantedOf("c", 2)
 		put := func(g matchbox.Group) {
 			t.Helper()
 			if err := c.GroupPut(ctx, g); err != nil {
@@ -275,7 +299,7 @@ func TestContradictions(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			w := cluster("c", 2)
+			w := wantedOf("c", 2)
 			tt.change(&w)
 			_, err := c.Plan(t.Context(), w, matchbox.PlanOptions{Cluster: "c"})
 			if err == nil {
@@ -296,7 +320,7 @@ func TestContradictions(t *testing.T) {
 // Whoever dies after whichever call: nothing refers to what is missing, no machine has two groups, and the next run
 // converges, also a prune.
 func TestInterruptedAnywhere(t *testing.T) {
-	before, after := cluster("c", 3), cluster("c", 3)
+	before, after := wantedOf("c", 3), wantedOf("c", 3)
 	// Of this name only its profile knows.
 	before.Ignition = map[string][]byte{"c-install-1.ign": []byte(`{"ignition":{"version":"3.3.0"}}`)}
 	before.Profiles[0].IgnitionID = "c-install-1.ign"
@@ -397,7 +421,7 @@ func TestServerKilledWhileApplying(t *testing.T) {
 			s := setting{data: dataDir(t), ca: ca, pair: ca.server(t, nil)}
 			run := target.start(t, s)
 			s.port = run.port
-			w := cluster("c", 300)
+			w := wantedOf("c", 300)
 			for i := range 4 {
 				c, err := matchbox.Dial(t.Context(), matchbox.Options{Endpoint: run.endpoint, TLS: ca.operator(t), Timeout: 300 * time.Millisecond})
 				if err != nil {
