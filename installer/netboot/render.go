@@ -80,6 +80,10 @@ func commentSafe(s string) string {
 	return s
 }
 
+// maxTransfers at the same time, as many as 1024 file descriptors allow (dnsmasq(8), --tftp-max); dnsmasq's own 50 keep
+// the rest of a rack waiting.
+const maxTransfers = 900
+
 // boot renders what each client architecture is told to load.
 func (r *renderer) boot(o Options) {
 	root, err := safePathOr("TFTP root", o.TFTPRoot, DefaultTFTPRoot)
@@ -102,6 +106,7 @@ func (r *renderer) boot(o Options) {
 	r.line("\n# iPXE goes to matchbox, everything else to an iPXE of its architecture.")
 	r.line("enable-tftp")
 	r.line("tftp-root=%s", root)
+	r.line("tftp-max=%d", maxTransfers)
 	r.line("dhcp-boot=tag:ipxe,%s", bootURL)
 	proxy := r.c.Network.DHCP == cluster.DHCPProxy
 	seen := map[string]bool{}
@@ -136,6 +141,9 @@ func fileTag(a arch) string {
 	return tag
 }
 
+// maxLeases bounds what a network full of made-up MACs can make dnsmasq remember.
+const maxLeases = 1 << 16
+
 func (r *renderer) full(o Options) {
 	n := r.c.Network
 	lease, err := safePathOr("lease file", o.LeaseFile, DefaultLeaseFile)
@@ -156,6 +164,8 @@ func (r *renderer) full(o Options) {
 	r.line("\n# Addresses. We are the only DHCP server of this network.")
 	r.line("dhcp-authoritative")
 	r.line("dhcp-leasefile=%s", lease)
+	// One for each address that there is; dnsmasq stops at 1000 of its own accord.
+	r.line("dhcp-lease-max=%d", max(1000, min(1<<(32-n.Subnet.Bits()), maxLeases)))
 	// A machine's name is the cluster file's: one that calls itself matchbox must not become it in DNS.
 	r.line("dhcp-ignore-names")
 	switch {

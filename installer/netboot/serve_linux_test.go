@@ -3,12 +3,14 @@ package netboot
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -184,6 +186,59 @@ func TestTFTP(t *testing.T) {
 	for _, name := range []string{"../state/leases", "/etc/passwd", "x/../../state/leases"} {
 		if content, err := n.tftp(name); err == nil {
 			t.Errorf("%s was sent: %q", name, content)
+		}
+	}
+}
+
+// A rack that is powered on at once: more machines than dnsmasq's own limits of 1000 leases and 50 transfers allow.
+func TestManyMachines(t *testing.T) {
+	t.Parallel()
+	const machines, transfers = 1200, 200
+	n := newTestnet(t)
+	n.ip(n.server, "addr del "+serverAddress+"/24 dev br0\naddr add "+serverAddress+"/20 dev br0\n")
+	c := testCluster(cluster.DHCPFull)
+	c.Network.Subnet, c.Network.Range, c.Machines = netip.MustParsePrefix("10.99.0.0/20"), cluster.Range{}, nil
+	for i := range machines {
+		c.Machines = append(c.Machines, cluster.Machine{Name: fmt.Sprint("m", i), MACs: []cluster.MAC{cluster.MAC(fmt.Sprintf("52:54:01:00:%02x:%02x", i/256, i%256))},
+			Address: netip.AddrFrom4([4]byte{10, 99, byte(1 + i/250), byte(1 + i%250)})})
+	}
+	cfg, dir := prepare(t, c)
+	d := n.run(n.server, cfg)
+	f := n.firmware("52:54:01:00:00:00", 7, "PXEClient", false)
+	start := time.Now()
+	for i, m := range c.Machines {
+		f.mac, f.xid = net.HardwareAddr{0x52, 0x54, 1, 0, byte(i / 256), byte(i % 256)}, uint32(i+1)
+		got, err := f.boot()
+		if err != nil || got.yiaddr != m.Address {
+			t.Fatalf("machine %d has %s, not %s: %v", i, got.yiaddr, m.Address, err)
+		}
+	}
+	t.Logf("%d machines had their addresses in %v", machines, time.Since(start))
+	f.close()
+	d.wait("the last one has its address", func(e Event) bool { return e.Kind == KindAck && e.MAC == f.mac.String() })
+
+	n.ip(n.client, "addr add 10.99.0.50/20 dev eth0\n")
+	want, err := os.ReadFile(filepath.Join(dir, "tftp", FileBIOS))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// All of them ask before any goes on, so that all transfers are open at the same time.
+	var asked sync.WaitGroup
+	asked.Add(transfers)
+	errs := make(chan error)
+	for range transfers {
+		conn := n.udp(n.client, "eth0", "0.0.0.0:0")
+		go func() {
+			got, err := tftp(conn, FileBIOS, func() { asked.Done(); asked.Wait() })
+			if err == nil && !bytes.Equal(got, want) {
+				err = fmt.Errorf("%d bytes came of %d", len(got), len(want))
+			}
+			errs <- err
+		}()
+	}
+	for range transfers {
+		if err := <-errs; err != nil {
+			t.Error(err)
 		}
 	}
 }
