@@ -59,7 +59,7 @@ func Render(c *cluster.Cluster, in Input) (Rendered, error) {
 	}
 	ca := certificates(in.CA)
 	if len(ca) == 0 {
-		say("matchbox.tls.ca", "%s holds no certificate; \"tectonic-installer certs create\" makes one", c.Matchbox.TLS.CA)
+		say("matchbox.tls.ca", "%s holds no certificate; \"tectonic-installer certs\" makes one", c.Matchbox.TLS.CA)
 	}
 	r := Rendered{Ignition: map[string][]byte{}, Generic: map[string][]byte{}}
 	profiles := map[string]bool{}

@@ -309,8 +309,8 @@ func TestRenderRefuses(t *testing.T) {
 		change func(*Input)
 		want   []string
 	}{
-		{"no authority", func(in *Input) { in.CA = nil }, []string{"/srv/cluster.yaml:8: matchbox.tls.ca: tls/ca.crt holds no certificate; \"tectonic-installer certs create\" makes one"}},
-		{"a key for an authority", func(in *Input) { in.CA = []byte(ca[strings.Index(ca, "-----BEGIN EC"):]) }, []string{"/srv/cluster.yaml:8: matchbox.tls.ca: tls/ca.crt holds no certificate; \"tectonic-installer certs create\" makes one"}},
+		{"no authority", func(in *Input) { in.CA = nil }, []string{"/srv/cluster.yaml:8: matchbox.tls.ca: tls/ca.crt holds no certificate; \"tectonic-installer certs\" makes one"}},
+		{"a key for an authority", func(in *Input) { in.CA = []byte(ca[strings.Index(ca, "-----BEGIN EC"):]) }, []string{"/srv/cluster.yaml:8: matchbox.tls.ca: tls/ca.crt holds no certificate; \"tectonic-installer certs\" makes one"}},
 		{"no program", func(in *Input) { in.MachineProgram = map[string]string{"x86_64": "abc"} }, []string{
 			"/srv/cluster.yaml:19: machines[0].arch: there is no tectonic-machine for x86_64 to run on it; install the package that has it on the provisioner",
 			"/srv/cluster.yaml:28: machines[1].arch: there is no tectonic-machine for x86_64 to run on it; install the package that has it on the provisioner",
