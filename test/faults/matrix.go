@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// Row is one fault that a worker must bear, with the tests that inject it. Numbers are stable.
+// Row is one fault that a worker, or what installs it, must bear, with the tests that inject it. Numbers are stable.
 type Row struct {
 	Number int
 	Fault  string
@@ -19,9 +19,10 @@ func Document() []byte {
 	var b strings.Builder
 	b.WriteString(`# Faults
 
-What can break under a worker, what happens then, and the tests that break it for real. After every fault the same holds: the
-command runs again and gets to its end; each file is as before or as after, never half; no temporary file outlives the next
-run; the exit code is one of 0, 1, 2, 69, 75 and 78; no output and no journal shows a key or a token.
+What can break under a worker, and on the way to one (54 to 60: matchbox, BMCs, the network boot), what happens then, and the
+tests that break it for real. After every fault the same holds: the command runs again and gets to its end; each file is as before
+or as after, never half; no temporary file outlives the next run; the exit code is one of 0, 1, 2, 69, 75 and 78; no output and no
+journal shows a key, a token or a password.
 
 ` + "`make soak`" + ` injects faults at random for a given time; it prints its seed and each step.
 

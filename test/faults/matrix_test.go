@@ -38,8 +38,8 @@ func TestMatrix(t *testing.T) {
 		}
 	}
 	for n := 1; n <= 62; n++ {
-		if provisioning := n >= 54 && n <= 60; seen[n] == provisioning {
-			t.Errorf("row %d: listed %v", n, seen[n])
+		if !seen[n] {
+			t.Errorf("row %d is missing", n)
 		}
 	}
 	if testFunctions(t, "agent")["TestThatIsNotThere"] {

@@ -6,7 +6,7 @@ const (
 	needsClock    = "a wrong clock needs an emulated machine: containers share the kernel's"
 )
 
-// Rows are the faults of the node side. 54 to 60 are faults of provisioning, which is not here.
+// Rows are the faults of the node side and, from 54 to 60, those of provisioning.
 var Rows = []Row{
 	{1, "power cut while the settings, the kubeconfig or ca.crt are written", "the old file or the new one, never a part; temporary files are swept by the next run",
 		[]string{"test/e2e.TestJoinAfterKill", "test/faults.TestSystemCalls"}, needsPowerCut},
@@ -94,8 +94,26 @@ var Rows = []Row{
 	{52, "cgroup version, swap, sysctls", "checks with a severity", []string{"agent/kubelet.TestRealStart"}, "the lab's kernel has cgroup version 1 only"},
 	{53, "no memory, no processes, no descriptors; journald restarted", "nothing is corrupted",
 		[]string{"test/faults.TestHost", "test/faults.TestScenarios"}, "memory: what the kernel kills first is not for a test to say; SIGKILL at every call stands in"},
+	{54, "matchbox down, reset, UNAVAILABLE, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED", "idempotent calls are repeated within their deadline; no BMC is told anything before the provisioner has acknowledged what the machine is to become",
+		[]string{"installer/matchbox.TestRepetition", "installer/matchbox.TestConnectionsBreak", "installer/matchbox.TestServerRestarts", "installer/matchbox.TestDeadline", "installer/matchbox.TestDialNetwork",
+			"installer/machine/api.TestUnreachable", "installer/check.TestFaults", "installer.TestPowerIsGuarded", "test/faults.TestPowerWaitsForTheProvisioner"}, ""},
+	{55, "matchbox's TLS: no client certificate, another CA, expired, another name, TLS 1.1, certificate changed while it runs", "fails closed, with the cause; a key that others may read is refused",
+		[]string{"installer/matchbox.TestDialTLS", "installer/matchbox.TestRotation", "installer/matchbox.TestServerComesBackWrong", "installer/matchbox/server.TestRPCNeedsAClientCertificate",
+			"installer/credentials.TestLoadClientRefuses", "installer/credentials.TestRotateUnderLoad", "installer/credentials.TestExpiredServer", "installer/machine/api.TestWhoMayCall", "installer/check.TestFaults"}, ""},
+	{56, "killed between profile and group", "Ignition, then profile, then group: what is there is whole; the next apply converges, what nothing refers to is listed and pruned",
+		[]string{"installer/matchbox.TestInterruptedAnywhere", "installer/matchbox.TestServerKilledWhileApplying", "installer/matchbox.TestPrune", "installer.TestApplyChangesAndPrunes", "installer/machine.TestKilled", "installer/machine.TestPowerCut"}, ""},
+	{57, "one MAC twice, MACs in other forms, two default groups", "one MAC twice is refused, with its line; forms are one MAC; ties go as in matchbox, and explain names them",
+		[]string{"installer/cluster.TestMistakes", "installer/cluster.TestParseMAC", "installer/machine.TestPut", "installer/matchbox.TestContradictions", "installer/matchbox/server.TestProtocol", "installer/matchbox/server.TestProtocolOfMatchbox", "installer/matchbox/server.TestSelect"}, ""},
+	{58, "BMC silent, wrong password, no session left, lies, lost and doubled datagrams, no common cipher suite, reset in a command", "bounded tries; believed when read back; one question at a time; a machine that is ready is not switched unless forced",
+		[]string{"installer/power.TestLoginFailures", "installer/power.TestSessionLimit", "installer/power.TestLies", "installer/power.TestBadNetwork", "installer/power.TestCipherSuites", "installer/power.TestResetMidCommand",
+			"installer/power.TestHang", "installer/power.TestOneAtATime", "installer/power.TestFleet", "installer/power.TestExplain", "test/faults.TestPowerWaitsForTheProvisioner"}, "a full event log: nothing of ours writes to it"},
+	{59, "machine never boots from the network, boots its old disk, gets another profile, stops half-way", "each step has its time, and the step is named; an installation is served once and claimed once, so there is no loop",
+		[]string{"installer/power.TestNetworkBoot", "installer/power.TestManualNetworkBoot", "installer/machine.TestOverdue", "installer/machine.TestExpiry", "installer/machine.TestBootOnce", "installer/machine.TestClaimOnce",
+			"installer.TestOnlyAnArmedMachineIsInstalledOnce", "installer/live.TestSecondBootWithTheSameToken", "installer/live.TestInstallerFails", "installer/live.TestFailedChecks"}, "a firmware that boots its old disk: needs hardware that ignores its BMC"},
+	{60, "secrets in what matchbox serves", "none: Ignition, Kickstart, profiles and groups are scanned; secrets travel over TLS for a one-time token",
+		[]string{"installer/assets.TestNoSecretIsRendered", "installer/assets.TestFindSecrets", "installer/live.TestTokenStaysHome", "installer/machine.TestTokens", "installer/power.TestSecretIsHidden", "installer/cluster.TestSecretsAreNotShown"}, ""},
 	{61, "huge messages, control characters", "bounded and cleaned",
-		[]string{"agent/node.TestClean", "agent/node.TestRetryAfter", "agent.TestLogTail"}, ""},
+		[]string{"agent/node.TestClean", "agent/node.TestRetryAfter", "agent.TestLogTail", "installer/machine.TestMessages", "installer/netboot.TestLogLines"}, ""},
 	{62, "leave while the API server is down or the Node is gone", "leaves locally",
 		[]string{"test/faults.TestSystemCalls", "agent.TestLeaveGoesOn"}, ""},
 }
