@@ -121,6 +121,9 @@ func Prune(assets string, o PruneOptions) ([]Tree, error) {
 	if o.Keep < 1 {
 		return nil, errors.New("cannot prune images: at least one version of each must be kept")
 	}
+	if _, err := os.Stat(assets); err != nil {
+		return nil, fmt.Errorf("cannot prune images: %w", err)
+	}
 	unlock, err := lock(filepath.Join(assets, stagingDir))
 	if err != nil {
 		return nil, err

@@ -13,6 +13,10 @@ import (
 
 // lock keeps two synchronisations of one assets directory apart. It ends with the process, however that ends.
 func lock(dir string) (unlock func(), err error) {
+	// Machines read the assets, not what grows beside them.
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return nil, fmt.Errorf("cannot make the assets directory: %w", err)
+	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cannot make %s: %w", dir, err)
 	}

@@ -51,6 +51,7 @@ func TestSyncFlatcar(t *testing.T) {
 		t.Run(source[:4], func(t *testing.T) {
 			spec := flatcarSpec(t, g, source)
 			spec.Version = Current
+			spec.Dest = filepath.Join(spec.Dest, "new/assets")
 			var last Step
 			r, err := Sync(t.Context(), spec, func(s Step) { last = s })
 			if err != nil {
@@ -64,7 +65,7 @@ func TestSyncFlatcar(t *testing.T) {
 			if last.Done != last.Total || last.Done < 900_000 {
 				t.Errorf("the last step is %+v", last)
 			}
-			for _, name := range []string{final, filepath.Join(final, flatcarFiles[0])} {
+			for _, name := range []string{filepath.Dir(spec.Dest), spec.Dest, filepath.Dir(final), final, filepath.Join(final, flatcarFiles[0])} {
 				if info, err := os.Stat(name); err != nil || info.Mode().Perm()&0o444 != 0o444 {
 					t.Errorf("%s has mode %v, not readable by all (%v)", name, info.Mode(), err)
 				}

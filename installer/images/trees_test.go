@@ -278,6 +278,13 @@ func TestListAndPrune(t *testing.T) {
 	if _, err := Prune(spec.Dest, PruneOptions{}); err == nil {
 		t.Error("everything would have been pruned")
 	}
+	nowhere := filepath.Join(spec.Dest, "nowhere")
+	if _, err := Prune(nowhere, PruneOptions{Keep: 1}); err == nil {
+		t.Error("a directory that is not there was pruned")
+	}
+	if _, err := os.Stat(nowhere); err == nil {
+		t.Error("pruning made a directory")
+	}
 }
 
 func TestFlatcarOfTwoArchitectures(t *testing.T) {

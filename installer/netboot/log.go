@@ -106,6 +106,16 @@ func (l *logReader) read(line string) (Event, bool) {
 	return e, true
 }
 
+// detail tells the lines that log-dhcp adds: what they say is in the events, and there are a dozen for each packet.
+func detail(line string) bool {
+	m := prefix.FindStringSubmatch(line)
+	if m == nil || m[1] != "-dhcp" {
+		return false
+	}
+	x := xid.FindStringSubmatch(m[2])
+	return x != nil && !packet.MatchString(x[2])
+}
+
 func (l *logReader) dhcp(text string) (Event, bool) {
 	id := ""
 	if m := xid.FindStringSubmatch(text); m != nil {

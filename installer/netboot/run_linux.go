@@ -22,7 +22,8 @@ const stopTimeout = 5 * time.Second
 
 // Run runs dnsmasq with the configuration until ctx ends or dnsmasq does, and gives every event to events, one at a
 // time, in order. It returns nil when ctx ended it. dnsmasq is a child in the network namespace of the calling thread
-// and is killed should this process die. log gets each line that dnsmasq writes; it may be nil.
+// and is killed should this process die. log gets the lines that dnsmasq writes, but for the details of each packet; it
+// may be nil.
 func Run(ctx context.Context, cfg Config, events func(Event), log func(line string)) error {
 	program, err := FindDnsmasq()
 	if err != nil {
@@ -115,7 +116,7 @@ func follow(r io.Reader, reader *logReader, events func(Event), log func(string)
 			if text, found := strings.CutPrefix(line, "dnsmasq: "); found {
 				last = text
 			}
-			if log != nil {
+			if log != nil && !detail(line) {
 				log(printable(line))
 			}
 			if e, ok := reader.read(line); ok {
