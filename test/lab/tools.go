@@ -56,6 +56,8 @@ var tools = []tool{
 	{"/usr/lib/ipxe/qemu/pxe-virtio.rom", "ipxe-qemu", "ipxe-roms-qemu"},
 	{"/usr/share/OVMF/OVMF_CODE_4M.fd", "ovmf", "edk2-ovmf"},
 	{"efibootmgr", "efibootmgr", "efibootmgr"},
+	{"curl", "curl", "curl"},
+	{"wget", "wget", "wget"},
 }
 
 // absent lists the tools that are not installed.
