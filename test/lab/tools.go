@@ -36,6 +36,8 @@ var tools = []tool{
 	{"groff", "groff-base", "groff-base"},
 	{"dash", "dash", "dash"},
 	{"gpg", "gpg", "gnupg2"},
+	{"openssl", "openssl", "openssl"},
+	{"curl", "curl", "curl"},
 	{"iptables", "iptables", "iptables-nft"},
 	{"podman", "podman", "podman"},
 	{"crun", "crun", "crun"},
