@@ -37,7 +37,6 @@ var tools = []tool{
 	{"dash", "dash", "dash"},
 	{"gpg", "gpg", "gnupg2"},
 	{"openssl", "openssl", "openssl"},
-	{"curl", "curl", "curl"},
 	{"iptables", "iptables", "iptables-nft"},
 	{"podman", "podman", "podman"},
 	{"crun", "crun", "crun"},
