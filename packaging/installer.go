@@ -29,7 +29,7 @@ const programsDir = "/usr/share/tectonic-installer/tectonic-machine"
 const sharedDoc = "packaging.md"
 
 // installerDocs are the installer's documentation; all the rest is the worker's.
-var installerDocs = []string{"cluster-file.md", "images.md", "installer.md", "live-system.md", "machine-states.md", "matchbox.md", "netboot.md"}
+var installerDocs = []string{"check.md", "cluster-file.md", "images.md", "installer.md", "live-system.md", "machine-states.md", "matchbox.md", "netboot.md", "power.md"}
 
 // installer makes p the package of the installer, but for its files.
 func (p *Package) installer(o Options) error {

@@ -48,12 +48,14 @@ func (s *session) check(ctx context.Context) ([]machine.Check, machine.Inventory
 	if want := s.order.Image.Arch; want != "" {
 		add("arch", want == s.inventory.Arch, want, s.inventory.Arch)
 	}
-	if program := installerOf(s.order.Image.OS); program != "" {
-		where, err := s.lookPath(program)
-		if err != nil {
-			where = err.Error()
-		}
-		add("installer", err == nil, program, where)
+	program := installerOf(s.order.Image.OS)
+	switch where, err := s.lookPath(program); {
+	case s.anaconda || program == anaconda:
+		add("installer", s.anaconda && program == anaconda, program, map[bool]string{true: "this is a Kickstart's %pre", false: "this is no Kickstart's %pre"}[s.anaconda])
+	case err != nil:
+		add("installer", false, program, err.Error())
+	default:
+		add("installer", true, program, where)
 	}
 	urls, err := imageURLs(s.order.Image)
 	if err != nil {

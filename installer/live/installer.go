@@ -15,16 +15,20 @@ const (
 	rhel         = "rhel"
 )
 
-// installerOf is the program that writes the system to the disk, of the live system; empty for Anaconda, which is
-// running already.
+// anaconda is the installer of RHEL's live system, which is running already.
+const anaconda = "anaconda"
+
+// installerOf is the program that writes the system to the disk, of the live system.
 func installerOf(os string) string {
 	switch os {
 	case flatcar:
 		return "flatcar-install"
 	case fedoraCoreOS:
 		return "coreos-installer"
+	case rhel:
+		return anaconda
 	}
-	return ""
+	return "an installer of " + os
 }
 
 // imageURLs are what installerOf's program will download.

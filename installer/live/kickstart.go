@@ -12,6 +12,9 @@ import (
 	"github.com/tectonic-worker/tectonic-worker/installer/machine"
 )
 
+// ErrWiped is what ends a Kickstart on a machine that was wiped.
+var ErrWiped = errors.New("wiped")
+
 // kickstartState is what KickstartPre leaves for KickstartPost, in memory, mode 0600.
 type kickstartState struct {
 	Arguments Arguments
@@ -24,14 +27,19 @@ type kickstartState struct {
 const kickstartStateFile = runDir + "/kickstart.json"
 
 // KickstartPre is Install up to the claim, for a %pre section with --erroronfail: Anaconda does the rest, with the
-// disk part at PathKickstartDisk. A machine that is armed to be wiped is wiped and switched off.
+// disk part at PathKickstartDisk. A machine that is armed to be wiped is wiped and switched off, and the error is
+// ErrWiped: Anaconda must not go on meanwhile.
 func (l *Live) KickstartPre(ctx context.Context) error {
 	s, err := l.begin(ctx)
 	if err != nil {
 		return err
 	}
+	s.anaconda = true
 	if s.order.Action == machine.ActionWipe {
-		return s.wipe(ctx)
+		if err := s.wipe(ctx); err != nil {
+			return err
+		}
+		return fmt.Errorf("%s was %w and is being switched off: nothing is installed", s.order.Machine, ErrWiped)
 	}
 	if err := s.claim(ctx); err != nil {
 		return err

@@ -1,6 +1,7 @@
 package live
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -80,6 +81,31 @@ func TestKickstartFilesStayBelow(t *testing.T) {
 	}
 	if _, err := os.Stat(h.path("/etc/secret")); err == nil {
 		t.Error("the file is outside of the new system")
+	}
+}
+
+// Anaconda does not go on after a wipe, and what is not for it is not claimed; nor is RHEL by the other way.
+func TestKickstartOnlyForItsOwn(t *testing.T) {
+	h, p := newHost(t), newProvisionerDouble(t)
+	h.disk("vda", 40*gib, nil)
+	p.order.Action = machine.ActionWipe
+	if err := p.live(h).KickstartPre(t.Context()); !errors.Is(err, ErrWiped) || strings.Join(p.ends, " ") != "poweroff" {
+		t.Errorf("%v, ended %v", err, p.ends)
+	}
+	for os, pre := range map[string]bool{"flatcar": true, "rhel": false, "beos": false} {
+		h, p := newHost(t), newProvisionerDouble(t)
+		h.disk("vda", 40*gib, nil)
+		p.order.Image.OS = os
+		l := p.live(h)
+		err := error(nil)
+		if pre {
+			err = l.KickstartPre(t.Context())
+		} else {
+			err = l.Install(t.Context())
+		}
+		if err == nil || !strings.Contains(err.Error(), "installer: wanted ") || p.said() != "hello checks failed" {
+			t.Errorf("%s: %v after %s", os, err, p.said())
+		}
 	}
 }
 

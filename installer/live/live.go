@@ -66,6 +66,7 @@ type session struct {
 	order     machine.Instruction
 	disk      machine.InventoryDisk
 	claimed   machine.Claimed
+	anaconda  bool // it is the live system's own installer, that waits for us
 }
 
 // Install does what the machine was armed for, and restarts it. An error was reported to the provisioner where that
