@@ -229,7 +229,7 @@ func TestIndexUnderChange(t *testing.T) {
 	var writers sync.WaitGroup
 	for w := range 3 {
 		writers.Go(func() {
-			for i := range 60 {
+			for i := range 40 {
 				selector := map[string]string{"k": fmt.Sprint(i % 3)}
 				if i%2 == 0 {
 					selector["l"] = fmt.Sprint(i % 5)
@@ -278,4 +278,28 @@ func describe(x *index) string {
 	}
 	slices.Sort(lines)
 	return strings.Join(lines, "\n")
+}
+
+// BenchmarkPut is what a put costs, alone and with fifteen others: it waits for the disk.
+func BenchmarkPut(b *testing.B) {
+	for _, writers := range []int{1, 16} {
+		b.Run(fmt.Sprint(writers), func(b *testing.B) {
+			s := start(b, Options{DataPath: writeData(b, nil)})
+			var all sync.WaitGroup
+			for w := range writers {
+				all.Go(func() {
+					for i := w; i < b.N; i += writers {
+						g, err := newGroup(matchbox.Group{ID: fmt.Sprintf("g%d", i), Profile: "p", Selector: map[string]string{"k": fmt.Sprint(i)}})
+						if err == nil {
+							err = s.store.putGroup(g)
+						}
+						if err != nil {
+							b.Error(err)
+						}
+					}
+				})
+			}
+			all.Wait()
+		})
+	}
 }

@@ -31,6 +31,8 @@ type store struct {
 	mu       sync.Mutex
 	seen     [kinds]map[string]stamp // what the indexed files, and those with a problem, were when read
 	problems map[string]string       // by path below dir
+
+	syncs [kinds]directorySync
 }
 
 func openStore(dir string, log *slog.Logger) (*store, error) {
@@ -64,20 +66,15 @@ func (s *store) path(k kind, id string) string {
 	return filepath.Join(s.dir, directories[k], k.file(id))
 }
 
-// write puts a file in place so that a reader, or a machine that loses power, has the old one or the new one, whole.
-func (s *store) write(k kind, id string, content []byte) (err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("cannot keep the %s %q: %w", k.object(), id, err)
-		}
-	}()
+// prepare writes content to a temporary file beside the place of an object, and has it on disk.
+func (s *store) prepare(k kind, content []byte) (path string, err error) {
 	dir := filepath.Join(s.dir, directories[k])
 	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
+		return "", err
 	}
 	f, err := os.CreateTemp(dir, temporary)
 	if err != nil {
-		return err
+		return "", err
 	}
 	defer func() {
 		if err != nil {
@@ -86,35 +83,17 @@ func (s *store) write(k kind, id string, content []byte) (err error) {
 		}
 	}()
 	if _, err := f.Write(content); err != nil {
-		return err
+		return "", err
 	}
 	if runtime.GOOS != "windows" {
 		if err := f.Chmod(0o644); err != nil {
-			return err
+			return "", err
 		}
 	}
 	if err := f.Sync(); err != nil {
-		return err
+		return "", err
 	}
-	if err := f.Close(); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), s.path(k, id)); err != nil {
-		return err
-	}
-	return syncDir(dir)
-}
-
-func syncDir(dir string) error {
-	if runtime.GOOS == "windows" {
-		return nil // a directory cannot be opened for that
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return f.Name(), f.Close()
 }
 
 func (s *store) putGroup(g *group) error {
@@ -133,28 +112,40 @@ func (s *store) putProfile(p *profile) error {
 	return s.put(profiles, p.ID, content)
 }
 
+// put has an object on disk when it returns: a reader, or a machine that loses power, finds the old one or the new one,
+// whole. The lock is not held while the disk is waited for, so that many puts at a time wait together.
 func (s *store) put(k kind, id string, content []byte) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.write(k, id, content); err != nil {
-		return err
+	path, err := s.prepare(k, content)
+	if err == nil {
+		s.mu.Lock()
+		if err = os.Rename(path, s.path(k, id)); err == nil {
+			s.load(k, id, true)
+		} else {
+			_ = os.Remove(path)
+		}
+		s.mu.Unlock()
 	}
-	s.load(k, id, true)
+	if err == nil {
+		err = s.syncs[k].sync(filepath.Join(s.dir, directories[k]))
+	}
+	if err != nil {
+		return fmt.Errorf("cannot keep the %s %q: %w", k.object(), id, err)
+	}
 	return nil
 }
 
 // remove deletes an object; one that is not there is no error.
 func (s *store) remove(k kind, id string) error {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	err := os.Remove(s.path(k, id))
+	s.load(k, id, true)
+	s.mu.Unlock()
 	if err == nil {
-		err = syncDir(filepath.Join(s.dir, directories[k]))
+		err = s.syncs[k].sync(filepath.Join(s.dir, directories[k]))
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("cannot delete the %s %q: %w", k.object(), id, err)
 	}
-	s.load(k, id, true)
 	return nil
 }
 
