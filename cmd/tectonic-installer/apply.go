@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tectonic-worker/tectonic-worker/cmd/cli"
 	"github.com/tectonic-worker/tectonic-worker/installer"
 	"github.com/tectonic-worker/tectonic-worker/installer/matchbox"
 )
@@ -20,9 +21,9 @@ func newPlan(s *session) *cobra.Command {
 		Long: `plan compares the cluster file with what matchbox and the machines' API have, and
 changes nothing. It exits with 0 whether there is something to do or not; in the
 document of "-o json" each change has its action.`,
-		Args: noArgs,
+		Args: cli.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if err := checkOutput(output); err != nil {
+			if err := cli.CheckOutput(output); err != nil {
 				return err
 			}
 			cl, err := s.load()
@@ -38,7 +39,7 @@ document of "-o json" each change has its action.`,
 	}
 	pruneFlag(c, &o.Prune)
 	c.Flags().BoolVar(&diff, "diff", true, "show the differences line by line")
-	outputFlag(c, &output)
+	cli.OutputFlag(c, &output)
 	return c
 }
 
@@ -54,9 +55,9 @@ is as it should be is left alone. It arms nothing, so nothing is installed by it
 
 --prune takes away what is this cluster's and no longer in its file. What others
 put there is never touched.`,
-		Args: noArgs,
+		Args: cli.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if err := checkOutput(output); err != nil {
+			if err := cli.CheckOutput(output); err != nil {
 				return err
 			}
 			cl, err := s.load()
@@ -71,7 +72,7 @@ put there is never touched.`,
 		},
 	}
 	pruneFlag(c, &o.Prune)
-	outputFlag(c, &output)
+	cli.OutputFlag(c, &output)
 	return c
 }
 

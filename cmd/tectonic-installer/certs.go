@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tectonic-worker/tectonic-worker/cmd/cli"
 	"github.com/tectonic-worker/tectonic-worker/installer"
 	"github.com/tectonic-worker/tectonic-worker/installer/credentials"
 )
@@ -36,7 +37,7 @@ ca.crt, client.crt and client.key stay with the operator. ca.key is needed for
 		Example: `  tectonic-installer certs
   tectonic-installer certs show
   tectonic-installer certs rotate`,
-		Args: noArgs,
+		Args: cli.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			dir, opts, err := s.credentialOptions(o)
 			if err != nil {
@@ -63,9 +64,9 @@ func newCertsShow(s *session, o *certsFlags) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "show",
 		Short: "Show the certificates, and when they end",
-		Args:  noArgs,
+		Args:  cli.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			if err := checkOutput(output); err != nil {
+			if err := cli.CheckOutput(output); err != nil {
 				return err
 			}
 			dir, _, err := s.credentialOptions(*o)
@@ -93,12 +94,12 @@ func newCertsShow(s *session, o *certsFlags) *cobra.Command {
 				}
 			}
 			if bad {
-				return errReported{1}
+				return cli.Reported(1)
 			}
 			return nil
 		},
 	}
-	outputFlag(c, &output)
+	cli.OutputFlag(c, &output)
 	return c
 }
 
@@ -115,10 +116,10 @@ after each: "rotate --ca" adds it to ca.crt, "rotate" signs server and client
 anew, "rotate --finish" takes the old one out of ca.crt.`,
 		Example: `  tectonic-installer certs rotate
   tectonic-installer certs rotate --ca`,
-		Args: noArgs,
+		Args: cli.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			if ca && finish {
-				return usageError{errors.New("--ca begins the change of the authority and --finish ends it: give one of them")}
+				return cli.Usage(errors.New("--ca begins the change of the authority and --finish ends it: give one of them"))
 			}
 			dir, opts, err := s.credentialOptions(*o)
 			if err != nil {
@@ -143,7 +144,7 @@ anew, "rotate --finish" takes the old one out of ca.crt.`,
 // credentialOptions finds the directory and the names.
 func (s *session) credentialOptions(o certsFlags) (string, credentials.Options, error) {
 	if o.days < 1 {
-		return "", credentials.Options{}, usageError{fmt.Errorf("--days %d: a certificate lasts a day at least", o.days)}
+		return "", credentials.Options{}, cli.Usage(fmt.Errorf("--days %d: a certificate lasts a day at least", o.days))
 	}
 	c, err := s.load()
 	if err != nil {

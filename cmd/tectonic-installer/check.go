@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tectonic-worker/tectonic-worker/cmd/cli"
 	"github.com/tectonic-worker/tectonic-worker/installer/check"
 	"github.com/tectonic-worker/tectonic-worker/installer/cluster"
 )
@@ -28,13 +29,13 @@ warnings are no failure.`,
 		Example: `  tectonic-installer check
   tectonic-installer check --offline -f cluster.yaml
   tectonic-installer check -o json`,
-		Args: noArgs,
+		Args: cli.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if err := checkOutput(output); err != nil {
+			if err := cli.CheckOutput(output); err != nil {
 				return err
 			}
 			if o.Timeout <= 0 {
-				return usageError{fmt.Errorf("--timeout %s: it must be more than nothing", o.Timeout)}
+				return cli.Usage(fmt.Errorf("--timeout %s: it must be more than nothing", o.Timeout))
 			}
 			report := struct {
 				Findings cluster.Findings `json:"findings"`
@@ -59,9 +60,9 @@ warnings are no failure.`,
 			}
 			switch {
 			case err != nil:
-				return errReported{78}
+				return cli.Reported(78)
 			case check.Worst(report.Results) == check.Failed:
-				return errReported{1}
+				return cli.Reported(1)
 			}
 			return nil
 		},
@@ -70,7 +71,7 @@ warnings are no failure.`,
 	f.BoolVar(&o.Offline, "offline", false, "look at files alone, and ask nothing on the network")
 	f.DurationVar(&o.Timeout, "timeout", 10*time.Second, "how long each question may take")
 	f.BoolVar(&all, "all", false, "show also what is as it should be")
-	outputFlag(c, &output)
+	cli.OutputFlag(c, &output)
 	return c
 }
 
@@ -110,17 +111,14 @@ func (s *session) showResults(results []check.Result, all bool) {
 
 // mark is a level in one sign, in colour where that is seen.
 func (s *session) mark(level check.Level) string {
-	sign, colour := map[check.Level]string{check.OK: "✓", check.Warning: "!", check.Failed: "✗", check.Skipped: "·"}[level], ""
+	sign, colour := "·", cli.Plain
 	switch level {
 	case check.OK:
-		colour = "32"
+		sign, colour = "✓", cli.Green
 	case check.Warning:
-		colour = "33"
+		sign, colour = "!", cli.Yellow
 	case check.Failed:
-		colour = "31"
+		sign, colour = "✗", cli.Red
 	}
-	if colour == "" || !isTerminal(s.out) || noColour() {
-		return sign
-	}
-	return "\x1b[" + colour + "m" + sign + "\x1b[0m"
+	return cli.PaintFor(s.Out)(colour, sign)
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tectonic-worker/tectonic-worker/cmd/cli"
 	"github.com/tectonic-worker/tectonic-worker/installer/cluster"
 )
 
@@ -21,9 +22,9 @@ func newInit(s *session) *cobra.Command {
 		Long: `init prints a cluster file with every key, its meaning and its default. It writes
 no file itself: send it where you want it.`,
 		Example: "  tectonic-installer init > cluster.yaml",
-		Args:    noArgs,
+		Args:    cli.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			if _, err := s.out.Write(cluster.Example()); err != nil {
+			if _, err := s.Out.Write(cluster.Example()); err != nil {
 				return fmt.Errorf("cannot write the cluster file: %w", err)
 			}
 			return nil
@@ -44,7 +45,7 @@ that is there already is left alone, and named.`,
   tectonic-installer import --directory ./mycluster terraform.tfvars`,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
-				return usageError{errors.New("name one file of variables, or - for the standard input")}
+				return cli.Usage(errors.New("name one file of variables, or - for the standard input"))
 			}
 			return nil
 		},
@@ -81,7 +82,7 @@ that is there already is left alone, and named.`,
 func (s *session) read(name string) ([]byte, error) {
 	// The largest tfvars seen are some tens of kilobytes; a wrong name may be a disk.
 	const most = 16 << 20
-	f := s.in
+	f := s.In
 	if name != "-" {
 		var err error
 		if f, err = os.Open(name); err != nil {

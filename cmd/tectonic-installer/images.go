@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tectonic-worker/tectonic-worker/cmd/cli"
 	"github.com/tectonic-worker/tectonic-worker/installer"
 	"github.com/tectonic-worker/tectonic-worker/installer/cluster"
 	"github.com/tectonic-worker/tectonic-worker/installer/images"
@@ -20,7 +21,7 @@ func newImages(s *session) *cobra.Command {
 		Long: `images keeps the trees of Flatcar, Fedora CoreOS and RHEL below the assets
 directory that machines are installed from. A tree is published whole and
 verified, or not at all.`,
-		Args: noArgs,
+		Args: cli.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.PersistentFlags().StringVar(&assets, "assets-path", "/var/lib/matchbox/assets", "the assets `DIR` of matchbox")
@@ -43,9 +44,9 @@ Images are verified with OpenPGP: give the project's signing key with --key. Key
 are not shipped; get them over a way that you trust.`,
 		Example: `  tectonic-installer images sync --key Flatcar_Image_Signing_Key.asc
   tectonic-installer images sync --os rhel --version 9.4 --arch x86_64 --source /mnt/dvd`,
-		Args: noArgs,
+		Args: cli.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if err := checkOutput(output); err != nil {
+			if err := cli.CheckOutput(output); err != nil {
 				return err
 			}
 			if spec.OS == "" {
@@ -58,7 +59,7 @@ are not shipped; get them over a way that you trust.`,
 				spec.Arch = "x86_64"
 			}
 			spec.Dest = *assets
-			bar := images.NewBar(s.err, isTerminal(s.err), width(s.err))
+			bar := images.NewBar(s.Err, cli.IsTerminal(s.Err), cli.Width(s.Err))
 			result, err := images.Sync(c.Context(), spec, bar.Step)
 			bar.End()
 			if err != nil {
@@ -88,7 +89,7 @@ are not shipped; get them over a way that you trust.`,
 	f.BoolVar(&spec.SkipSignatures, "insecure-skip-signatures", false, "take images on their digests alone, which do not say whose they are")
 	f.StringVar(&programs, "programs-path", "/usr/share/tectonic-installer/tectonic-machine", "the `DIR` of tectonic-machine, which is published too")
 	_ = c.RegisterFlagCompletionFunc("os", cobra.FixedCompletions([]string{images.Flatcar, images.FedoraCoreOS, images.RHEL}, cobra.ShellCompDirectiveNoFileComp))
-	outputFlag(c, &output)
+	cli.OutputFlag(c, &output)
 	return c
 }
 
@@ -110,9 +111,9 @@ func newImagesList(s *session, assets *string) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "list",
 		Short: "List the trees that are published",
-		Args:  noArgs,
+		Args:  cli.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			if err := checkOutput(output); err != nil {
+			if err := cli.CheckOutput(output); err != nil {
 				return err
 			}
 			trees, err := images.List(*assets)
@@ -122,7 +123,7 @@ func newImagesList(s *session, assets *string) *cobra.Command {
 			return s.showTrees(output, trees, "")
 		},
 	}
-	outputFlag(c, &output)
+	cli.OutputFlag(c, &output)
 	return c
 }
 
@@ -135,13 +136,13 @@ func newImagesPrune(s *session, assets *string) *cobra.Command {
 		Long: `prune keeps the newest versions of each operating system, and always the version
 of the cluster file, where there is one. A machine that is loading from a tree that
 goes away fails: prune when nothing is being installed.`,
-		Args: noArgs,
+		Args: cli.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			if err := checkOutput(output); err != nil {
+			if err := cli.CheckOutput(output); err != nil {
 				return err
 			}
 			if o.Keep < 1 {
-				return usageError{fmt.Errorf("--keep %d: one version at least is kept", o.Keep)}
+				return cli.Usage(fmt.Errorf("--keep %d: one version at least is kept", o.Keep))
 			}
 			if c, err := cluster.Load(*s.file); err == nil {
 				o.InUse = append(o.InUse, c.OS.Version)
@@ -161,7 +162,7 @@ goes away fails: prune when nothing is being installed.`,
 	f.IntVar(&o.Keep, "keep", 2, "how many `VERSIONS` of each operating system stay")
 	f.StringArrayVar(&o.InUse, "in-use", nil, "a `VERSION` that stays whatever its age (repeatable)")
 	f.BoolVar(&o.DryRun, "dry-run", false, "say what would be removed, and remove nothing")
-	outputFlag(c, &output)
+	cli.OutputFlag(c, &output)
 	return c
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tectonic-worker/tectonic-worker/cmd/cli"
 	"github.com/tectonic-worker/tectonic-worker/installer"
 	"github.com/tectonic-worker/tectonic-worker/installer/cluster"
 	"github.com/tectonic-worker/tectonic-worker/installer/machine"
@@ -37,7 +38,7 @@ will be overwritten.`,
 		},
 	}
 	c.Flags().BoolVar(&o.Force, "force", false, "also a machine whose disk holds an installed system, or whose installer is dead")
-	outputFlag(c, &output)
+	cli.OutputFlag(c, &output)
 	return c
 }
 
@@ -56,7 +57,7 @@ func newDisarm(s *session) *cobra.Command {
 		},
 	}
 	c.Flags().BoolVar(&force, "force", false, "also a machine that is writing its disk, which then has failed")
-	outputFlag(c, &output)
+	cli.OutputFlag(c, &output)
 	return c
 }
 
@@ -84,13 +85,13 @@ installed. It asks for the name of each machine first.`,
 	}
 	c.Flags().StringArrayVar(&yes, "confirm", nil, "the `NAME` of a machine to wipe, given here instead of being asked for (repeatable)")
 	c.Flags().BoolVar(&o.Force, "force", false, "also a machine whose disk holds an installed system")
-	outputFlag(c, &output)
+	cli.OutputFlag(c, &output)
 	return c
 }
 
 // confirm wants the name of each machine to be given again.
 func (s *session) confirm(names, given []string) error {
-	answers := bufio.NewScanner(s.in)
+	answers := bufio.NewScanner(s.In)
 	for _, name := range names {
 		confirmed := false
 		for _, g := range given {
@@ -99,7 +100,7 @@ func (s *session) confirm(names, given []string) error {
 		if confirmed {
 			continue
 		}
-		fmt.Fprintf(s.err, "The disk of %s will be erased at its next network boot. Type its name to go on: ", name)
+		fmt.Fprintf(s.Err, "The disk of %s will be erased at its next network boot. Type its name to go on: ", name)
 		if !answers.Scan() {
 			return errors.Join(fmt.Errorf("nothing was done: no answer; give --confirm %s where nobody can be asked", name), answers.Err())
 		}
@@ -129,22 +130,22 @@ accept with names of machines clears the failure of those that have failed.`,
 			mac, err := cluster.ParseMAC(args[0])
 			if err != nil {
 				if name != "" {
-					return usageError{fmt.Errorf("--name is for a MAC address: %w", err)}
+					return cli.Usage(fmt.Errorf("--name is for a MAC address: %w", err))
 				}
 				return s.onMachines(c, args, output, func(cl *cluster.Cluster) ([]installer.Outcome, error) {
 					return installer.ClearFailure(c.Context(), cl, args)
 				})
 			}
 			if len(args) > 1 || name == "" {
-				return usageError{errors.New("one MAC address at a time, with the --name that the machine gets")}
+				return cli.Usage(errors.New("one MAC address at a time, with the --name that the machine gets"))
 			}
 			m := cluster.Machine{Name: name, MACs: []cluster.MAC{mac}, Role: role, DNSName: dnsName}
 			if address != "" {
 				if m.Address, err = netip.ParseAddr(address); err != nil {
-					return usageError{fmt.Errorf("--address: %w", err)}
+					return cli.Usage(fmt.Errorf("--address: %w", err))
 				}
 			}
-			if err := checkOutput(output); err != nil {
+			if err := cli.CheckOutput(output); err != nil {
 				return err
 			}
 			cl, err := s.load()
@@ -165,13 +166,13 @@ accept with names of machines clears the failure of those that have failed.`,
 	f.StringVar(&address, "address", "", "its IP `ADDRESS`, which DHCP reserves for it")
 	f.BoolVar(&force, "force", false, "also a machine that has not booted from the network yet")
 	_ = c.RegisterFlagCompletionFunc("role", cobra.FixedCompletions([]string{cluster.Worker, cluster.Controller}, cobra.ShellCompDirectiveNoFileComp))
-	outputFlag(c, &output)
+	cli.OutputFlag(c, &output)
 	return c
 }
 
 // onMachines loads the cluster file, acts on machines, and shows what became of them.
 func (s *session) onMachines(_ *cobra.Command, _ []string, output string, act func(*cluster.Cluster) ([]installer.Outcome, error)) error {
-	if err := checkOutput(output); err != nil {
+	if err := cli.CheckOutput(output); err != nil {
 		return err
 	}
 	cl, err := s.load()
@@ -211,7 +212,7 @@ func (s *session) onMachines(_ *cobra.Command, _ []string, output string, act fu
 		}
 	}
 	if code != 0 {
-		return errReported{code}
+		return cli.Reported(code)
 	}
 	return nil
 }
@@ -223,13 +224,13 @@ func newTimeline(s *session) *cobra.Command {
 		Short: "Show all that happened to a machine, in its order",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
-				return usageError{errors.New("name one machine, or a MAC address")}
+				return cli.Usage(errors.New("name one machine, or a MAC address"))
 			}
 			return nil
 		},
 		ValidArgsFunction: s.completeMachines,
 		RunE: func(c *cobra.Command, args []string) error {
-			if err := checkOutput(output); err != nil {
+			if err := cli.CheckOutput(output); err != nil {
 				return err
 			}
 			cl, err := s.load()
@@ -253,7 +254,7 @@ func newTimeline(s *session) *cobra.Command {
 			return nil
 		},
 	}
-	outputFlag(c, &output)
+	cli.OutputFlag(c, &output)
 	return c
 }
 

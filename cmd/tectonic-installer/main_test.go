@@ -7,36 +7,16 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/tectonic-worker/tectonic-worker/cmd/cli"
+	"github.com/tectonic-worker/tectonic-worker/cmd/cli/clitest"
 )
 
 // call runs the program with standard streams that are files.
 func call(t *testing.T, stdin string, args ...string) (code int, out, errs string) {
 	t.Helper()
-	dir := t.TempDir()
-	open := func(name, content string) *os.File {
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		f, err := os.OpenFile(path, os.O_RDWR, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { f.Close() })
-		return f
-	}
-	std := stdio{open("in", stdin), open("out", ""), open("err", "")}
-	code = run(t.Context(), args, std)
-	said := func(f *os.File) string {
-		data, err := os.ReadFile(f.Name())
-		if err != nil {
-			t.Fatal(err)
-		}
-		return string(data)
-	}
-	return code, said(std.out), said(std.err)
+	return clitest.Call(t, func(std cli.Stdio) int { return run(t.Context(), args, std) }, stdin)
 }
 
 func TestUsageErrors(t *testing.T) {
@@ -71,27 +51,16 @@ func TestUsageErrors(t *testing.T) {
 	}
 }
 
-// everyCommand lists the commands, those that cobra adds aside.
-func everyCommand(c *cobra.Command) []*cobra.Command {
-	all := []*cobra.Command{c}
-	for _, sub := range c.Commands() {
-		if sub.Name() != "help" && sub.Name() != "completion" {
-			all = append(all, everyCommand(sub)...)
-		}
-	}
-	return all
-}
-
 func TestEveryCommandExplainsItself(t *testing.T) {
-	root := newRoot(stdio{os.Stdin, os.Stdout, os.Stderr})
-	for _, c := range everyCommand(root) {
+	root := newRoot(cli.Stdio{In: os.Stdin, Out: os.Stdout, Err: os.Stderr})
+	for _, c := range clitest.EveryCommand(root) {
 		name := c.CommandPath()
 		if c.Short == "" || strings.HasSuffix(c.Short, ".") || len(c.Short) > 70 {
 			t.Errorf("%s: the short help is %q", name, c.Short)
 		} else if first := c.Short[:1]; first != strings.ToUpper(first) {
 			t.Errorf("%s: the short help begins small", name)
 		}
-		if len(everyCommand(c)) > 1 && c.Long == "" {
+		if len(clitest.EveryCommand(c)) > 1 && c.Long == "" {
 			t.Errorf("%s has no long help", name)
 		}
 		c.Flags().VisitAll(func(f *pflag.Flag) {

@@ -5,6 +5,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tectonic-worker/tectonic-worker/cmd/cli"
 	"github.com/tectonic-worker/tectonic-worker/installer"
 	"github.com/tectonic-worker/tectonic-worker/installer/netboot"
 )
@@ -17,7 +18,7 @@ func newNetboot(s *session) *cobra.Command {
 		Long: `netboot renders a dnsmasq configuration from the cluster file: addresses, or boot
 files beside the DHCP server of the site; iPXE for BIOS, UEFI and HTTP Boot; DNS
 records for the names in the cluster file.`,
-		Args: noArgs,
+		Args: cli.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	c.PersistentFlags().StringVar(&o.TFTPRoot, "tftp-root", netboot.DefaultTFTPRoot, "the `DIR` of the boot files")
@@ -29,13 +30,13 @@ records for the names in the cluster file.`,
 			Long: `print writes the configuration, for those who run a dnsmasq of their own or want
 to know what "netboot run" would do. What else the site has to provide is said on
 the standard error.`,
-			Args: noArgs,
+			Args: cli.NoArgs,
 			RunE: func(*cobra.Command, []string) error {
 				cfg, err := s.renderNetboot(o)
 				if err != nil {
 					return err
 				}
-				if _, err := s.out.Write(cfg.Text); err != nil {
+				if _, err := s.Out.Write(cfg.Text); err != nil {
 					return fmt.Errorf("cannot write the configuration: %w", err)
 				}
 				return nil
@@ -44,7 +45,7 @@ the standard error.`,
 		&cobra.Command{
 			Use:   "check",
 			Short: "Let the dnsmasq of this host read the configuration",
-			Args:  noArgs,
+			Args:  cli.NoArgs,
 			RunE: func(c *cobra.Command, _ []string) error {
 				cfg, err := s.renderNetboot(o)
 				if err != nil {
@@ -70,7 +71,7 @@ func newNetbootRun(s *session, o *installer.NetbootOptions) *cobra.Command {
 root: DHCP, TFTP and DNS have low ports. What dnsmasq sees of each machine goes
 to the provisioner's machine API with the credentials of the cluster file; where
 that does not answer, booting goes on without it.`,
-		Args: noArgs,
+		Args: cli.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			cl, err := s.load()
 			if err != nil {

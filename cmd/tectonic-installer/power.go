@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tectonic-worker/tectonic-worker/cmd/cli"
 	"github.com/tectonic-worker/tectonic-worker/installer"
 	"github.com/tectonic-worker/tectonic-worker/installer/power"
 )
@@ -21,7 +22,7 @@ from the files or the environment that the cluster file names.
 A machine that is ready, or being installed, is not switched off without --force.
 "power pxe" boots a machine from the network once, and believes it only when its
 DHCP request was seen; it wants an armed machine, and a provisioner that answers.`,
-		Args: noArgs,
+		Args: cli.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	for _, a := range []struct {
@@ -49,12 +50,12 @@ func newPowerAction(s *session, action power.Action, short string) *cobra.Comman
 		ValidArgsFunction: s.completeMachines,
 		Args: func(_ *cobra.Command, args []string) error {
 			if all == (len(args) > 0) {
-				return usageError{errors.New("name one machine at least, or give --all")}
+				return cli.Usage(errors.New("name one machine at least, or give --all"))
 			}
 			return nil
 		},
 		RunE: func(c *cobra.Command, args []string) error {
-			if err := checkOutput(output); err != nil {
+			if err := cli.CheckOutput(output); err != nil {
 				return err
 			}
 			cl, err := s.load()
@@ -65,7 +66,7 @@ func newPowerAction(s *session, action power.Action, short string) *cobra.Comman
 				args = machineNames(cl)
 			}
 			o.Say = func(machine, text string) { s.note("%s: %s", machine, text) }
-			o.Console = power.NewConsole(s.in, s.err)
+			o.Console = power.NewConsole(s.In, s.Err)
 			outcomes, err := installer.Power(c.Context(), cl, action, args, o)
 			if err != nil {
 				return err
@@ -83,7 +84,7 @@ func newPowerAction(s *session, action power.Action, short string) *cobra.Comman
 		f.DurationVar(&o.Within, "within", 5*time.Minute, "how long after power on the DHCP request may take")
 		f.IntVar(&o.Tries, "tries", 2, "how often to try")
 	}
-	outputFlag(c, &output)
+	cli.OutputFlag(c, &output)
 	return c
 }
 
@@ -116,7 +117,7 @@ func (s *session) showOutcomes(output string, outcomes []power.Outcome) error {
 		}
 	}
 	if code != 0 {
-		return errReported{code}
+		return cli.Reported(code)
 	}
 	return nil
 }

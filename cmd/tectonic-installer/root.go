@@ -2,63 +2,23 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 
 	"github.com/spf13/cobra"
 
+	"github.com/tectonic-worker/tectonic-worker/cmd/cli"
 	"github.com/tectonic-worker/tectonic-worker/installer"
 	"github.com/tectonic-worker/tectonic-worker/installer/cluster"
 )
 
-// stdio is what the process was given to talk through.
-type stdio struct {
-	in       *os.File
-	out, err *os.File
-}
-
-// usageError is an error in how the command was called: exit code 2.
-type usageError struct{ error }
-
-// errReported marks a failure that was shown already; it carries the exit code.
-type errReported struct{ code int }
-
-func (e errReported) Error() string { return "reported" }
-
 // run is the whole program: it returns the exit code.
-func run(ctx context.Context, args []string, std stdio) int {
-	root := newRoot(std)
-	root.SetArgs(args)
-	root.SetIn(std.in)
-	root.SetOut(std.out)
-	root.SetErr(std.err)
-	err := root.ExecuteContext(ctx)
-	var reported errReported
-	var usage usageError
-	switch {
-	case err == nil:
-		return 0
-	case errors.As(err, &reported):
-		return reported.code
-	case errors.As(err, &usage):
-		fmt.Fprintf(std.err, "%v; see \"tectonic-installer %s--help\"\n", err, commandOf(root, args))
-		return 2
-	}
-	fmt.Fprintln(std.err, err)
-	return installer.ExitCode(err)
+func run(ctx context.Context, args []string, std cli.Stdio) int {
+	return cli.Run(ctx, newRoot(std), args, std, installer.ExitCode)
 }
 
-func commandOf(root *cobra.Command, args []string) string {
-	c, _, err := root.Find(args)
-	if err != nil || c == root {
-		return ""
-	}
-	return c.CommandPath()[len(root.CommandPath())+1:] + " "
-}
-
-func newRoot(std stdio) *cobra.Command {
+func newRoot(std cli.Stdio) *cobra.Command {
 	var file string
 	root := &cobra.Command{
 		Use:   "tectonic-installer",
@@ -82,25 +42,22 @@ On the provisioner:
 
 Exit codes: 0 done, 1 failed, 2 usage, 69 not reachable, 75 busy, 78 bad
 configuration.`,
-		SilenceErrors: true,
-		SilenceUsage:  true,
-		Args:          noArgs,
-		RunE:          func(c *cobra.Command, _ []string) error { return c.Help() },
+		Args: cli.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
 	root.PersistentFlags().StringVarP(&file, "file", "f", "cluster.yaml", "the cluster `FILE`")
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	s := &session{stdio: std, file: &file}
+	s := &session{Stdio: std, file: &file}
 	root.AddCommand(
 		newInit(s), newImport(s), newCheck(s), newCerts(s), newPlan(s), newApply(s),
 		newArm(s), newDisarm(s), newAccept(s), newWipe(s), newTimeline(s), newPower(s),
-		newServe(s), newExplain(s), newNetboot(s), newImages(s), newVersion(s),
+		newServe(s), newExplain(s), newNetboot(s), newImages(s), cli.Version(std, "tectonic-installer", version),
 	)
 	return root
 }
 
 // session is what the commands share: how to talk, and the cluster file.
 type session struct {
-	stdio
+	cli.Stdio
 	file *string
 }
 
@@ -114,45 +71,18 @@ func (s *session) load() (*cluster.Cluster, error) {
 }
 
 // print writes a JSON document.
-func (s *session) print(doc any) error {
-	e := json.NewEncoder(s.out)
-	e.SetIndent("", "  ")
-	if err := e.Encode(doc); err != nil {
-		return fmt.Errorf("cannot write the result: %w", err)
-	}
-	return nil
-}
+func (s *session) print(doc any) error { return cli.WriteJSON(s.Out, doc) }
 
 // say writes a line of the result; a reader that went away ends nothing that is under way.
-func (s *session) say(format string, args ...any) { _, _ = fmt.Fprintf(s.out, format+"\n", args...) }
+func (s *session) say(format string, args ...any) { _, _ = fmt.Fprintf(s.Out, format+"\n", args...) }
 
 // note writes a line that is not the result.
-func (s *session) note(format string, args ...any) { _, _ = fmt.Fprintf(s.err, format+"\n", args...) }
-
-// noArgs refuses words that no flag takes.
-func noArgs(_ *cobra.Command, args []string) error {
-	if len(args) > 0 {
-		return usageError{fmt.Errorf("unknown command or argument %q", args[0])}
-	}
-	return nil
-}
+func (s *session) note(format string, args ...any) { _, _ = fmt.Fprintf(s.Err, format+"\n", args...) }
 
 // someMachines wants one name at least.
 func someMachines(_ *cobra.Command, args []string) error {
 	if len(args) == 0 {
-		return usageError{errors.New("name one machine at least")}
-	}
-	return nil
-}
-
-func outputFlag(c *cobra.Command, output *string) {
-	c.Flags().StringVarP(output, "output", "o", "text", "how to print: text or json")
-	_ = c.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"text", "json"}, cobra.ShellCompDirectiveNoFileComp))
-}
-
-func checkOutput(output string) error {
-	if output != "text" && output != "json" {
-		return usageError{fmt.Errorf("unknown output %q: it is text or json", output)}
+		return cli.Usage(errors.New("name one machine at least"))
 	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tectonic-worker/tectonic-worker/cmd/cli"
 	"github.com/tectonic-worker/tectonic-worker/installer"
 	"github.com/tectonic-worker/tectonic-worker/installer/machine"
 	"github.com/tectonic-worker/tectonic-worker/installer/matchbox/server"
@@ -30,7 +31,7 @@ machine gets an installer. Without, it serves what matchbox would.
 		RunE: func(c *cobra.Command, args []string) error {
 			config, err := server.ParseArgs(args, os.Environ())
 			if err != nil {
-				return usageError{err}
+				return cli.Usage(err)
 			}
 			switch {
 			case config.Help:
@@ -39,7 +40,7 @@ machine gets an installer. Without, it serves what matchbox would.
 				s.say("%s", version)
 				return nil
 			}
-			log, err := config.Logger(s.err)
+			log, err := config.Logger(s.Err)
 			if err != nil {
 				return err
 			}
@@ -74,13 +75,13 @@ func newExplain(s *session) *cobra.Command {
 directory with --data-path, and changes nothing.`,
 		Example: `  tectonic-installer explain --mac 52:54:00:a1:9c:ae
   tectonic-installer explain --mac 52:54:00:a1:9c:ae --label os=installed --data-path /var/lib/matchbox`,
-		Args: noArgs,
+		Args: cli.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if err := checkOutput(output); err != nil {
+			if err := cli.CheckOutput(output); err != nil {
 				return err
 			}
 			if mac == "" && len(labels) == 0 {
-				return usageError{errors.New("say what a machine would send: --mac, or --label KEY=VALUE")}
+				return cli.Usage(errors.New("say what a machine would send: --mac, or --label KEY=VALUE"))
 			}
 			all := map[string]string{}
 			for k, v := range labels {
@@ -120,6 +121,6 @@ directory with --data-path, and changes nothing.`,
 	f.StringToStringVar(&labels, "label", nil, "another `KEY=VALUE` that it would send (repeatable)")
 	f.StringVar(&dataPath, "data-path", "", "matchbox's `DIR`, instead of asking the provisioner")
 	_ = c.MarkFlagDirname("data-path")
-	outputFlag(c, &output)
+	cli.OutputFlag(c, &output)
 	return c
 }

@@ -16,11 +16,12 @@ import (
 	"github.com/tectonic-worker/tectonic-worker/agent/node"
 	"github.com/tectonic-worker/tectonic-worker/agent/selinux"
 	"github.com/tectonic-worker/tectonic-worker/agent/systemd"
+	"github.com/tectonic-worker/tectonic-worker/cmd/cli"
 	"github.com/tectonic-worker/tectonic-worker/firewall"
 	"github.com/tectonic-worker/tectonic-worker/units"
 )
 
-func newAgent(std stdio) *cobra.Command {
+func newAgent(std cli.Stdio) *cobra.Command {
 	return &cobra.Command{
 		Use:   "agent",
 		Short: "Keep this host a worker (what tectonic-worker.service runs)",
@@ -32,7 +33,7 @@ and in the Node's condition TectonicWorkerDrift.
 DRIFT in /etc/sysconfig/tectonic-worker says whether drift is repaired or only
 reported. What is undone three times in ten minutes is reported and left alone.
 "tectonic-worker join" enables and starts tectonic-worker.service, which runs it.`,
-		Args: noArgs,
+		Args: cli.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error { return runAgent(c.Context(), std) },
 	}
 }
@@ -45,7 +46,7 @@ const (
 	processors  = 2
 )
 
-func runAgent(ctx context.Context, std stdio) error {
+func runAgent(ctx context.Context, std cli.Stdio) error {
 	// A journald that was killed leaves a broken pipe for standard error.
 	signal.Ignore(syscall.SIGPIPE)
 	debug.SetGCPercent(gcPercent)
@@ -53,7 +54,7 @@ func runAgent(ctx context.Context, std stdio) error {
 	runtime.GOMAXPROCS(min(processors, runtime.GOMAXPROCS(0)))
 
 	sys := newSystem(std)
-	sys.Log = newLog(systemd.Journal(std.err))
+	sys.Log = newLog(systemd.Journal(std.Err))
 	log := sys.Log
 	sys.WatchFirewall = func(ctx context.Context) <-chan firewall.Event {
 		return firewall.Watch(ctx, func(format string, args ...any) { log.Warn(fmt.Sprintf(format, args...)) })

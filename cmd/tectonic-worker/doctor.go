@@ -1,7 +1,6 @@
 package main
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -10,9 +9,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tectonic-worker/tectonic-worker/agent"
+	"github.com/tectonic-worker/tectonic-worker/cmd/cli"
 )
 
-func newDoctor(std stdio) *cobra.Command {
+func newDoctor(std cli.Stdio) *cobra.Command {
 	var o agent.DoctorOptions
 	var output string
 	var list bool
@@ -30,26 +30,26 @@ something did.`,
   tectonic-worker doctor --only api --only clock
   tectonic-worker doctor --skip registry -o json
   tectonic-worker doctor --list`,
-		Args: noArgs,
+		Args: cli.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if err := checkOutput(output); err != nil {
+			if err := cli.CheckOutput(output); err != nil {
 				return err
 			}
 			if err := agent.UnknownChecks(append(o.Skip, o.Only...)...); err != nil {
-				return usage(err)
+				return cli.Usage(err)
 			}
 			if list {
-				return listChecks(std.out, output)
+				return listChecks(std.Out, output)
 			}
 			o.Environ = os.Environ()
-			return showDoctor(std.out, output, agent.Doctor(c.Context(), newSystem(std), o))
+			return showDoctor(std.Out, output, agent.Doctor(c.Context(), newSystem(std), o))
 		},
 	}
 	f := c.Flags()
 	f.StringArrayVar(&o.Skip, "skip", nil, "a check `NAME` to do without (repeatable)")
 	f.StringArrayVar(&o.Only, "only", nil, "a check `NAME` to run, and no others (repeatable)")
 	f.BoolVar(&list, "list", false, "list the checks, and run none")
-	outputFlag(c, &output)
+	cli.OutputFlag(c, &output)
 	_ = c.RegisterFlagCompletionFunc("skip", completeChecks)
 	_ = c.RegisterFlagCompletionFunc("only", completeChecks)
 	return c
@@ -66,7 +66,7 @@ func completeChecks(*cobra.Command, []string, string) ([]string, cobra.ShellComp
 func listChecks(w io.Writer, output string) error {
 	all := agent.Checks()
 	if output == "json" {
-		return writeJSON(w, all)
+		return cli.WriteJSON(w, all)
 	}
 	for _, c := range all {
 		join := ""
@@ -99,14 +99,14 @@ func showDoctor(w *os.File, output string, results []agent.CheckResult) error {
 		}
 	}
 	if output == "json" {
-		if err := writeJSON(w, doc); err != nil {
+		if err := cli.WriteJSON(w, doc); err != nil {
 			return err
 		}
 	} else {
-		writeAll(w, doctorText(doc, paintFor(w)))
+		writeAll(w, doctorText(doc, cli.PaintFor(w)))
 	}
 	if doc.Failures > 0 {
-		return errReported{1}
+		return cli.Reported(1)
 	}
 	return nil
 }
@@ -114,13 +114,13 @@ func showDoctor(w *os.File, output string, results []agent.CheckResult) error {
 // marks are what a finding's line begins with.
 var marks = map[agent.Severity]struct {
 	mark   string
-	colour colour
+	colour cli.Colour
 }{
-	agent.SeverityOK: {"✓", green}, agent.SeverityNote: {"·", plain}, agent.SeverityWarn: {"!", yellow},
-	agent.SeverityFail: {"✗", red}, agent.SeveritySkipped: {"-", plain},
+	agent.SeverityOK: {"✓", cli.Green}, agent.SeverityNote: {"·", cli.Plain}, agent.SeverityWarn: {"!", cli.Yellow},
+	agent.SeverityFail: {"✗", cli.Red}, agent.SeveritySkipped: {"-", cli.Plain},
 }
 
-func doctorText(doc doctorDoc, p paint) string {
+func doctorText(doc doctorDoc, p cli.Paint) string {
 	var b strings.Builder
 	for _, r := range doc.Checks {
 		m := marks[r.Severity]
@@ -131,14 +131,4 @@ func doctorText(doc doctorDoc, p paint) string {
 	}
 	fmt.Fprintf(&b, "\n%d checks: %d failures, %d warnings\n", len(doc.Checks), doc.Failures, doc.Warnings)
 	return b.String()
-}
-
-func writeJSON(w io.Writer, v any) error {
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	e.SetEscapeHTML(false)
-	if err := e.Encode(v); err != nil {
-		return fmt.Errorf("cannot write the result: %w", err)
-	}
-	return nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/tectonic-worker/tectonic-worker/agent"
 	"github.com/tectonic-worker/tectonic-worker/agent/host"
+	"github.com/tectonic-worker/tectonic-worker/cmd/cli"
 )
 
 // settingFlags are join's flags that stand for a key of the settings; join
@@ -35,7 +36,7 @@ var listFlags = []struct{ flag, key, help string }{
 	{"node-taint", "NODE_TAINTS", "a taint `KEY=VALUE:EFFECT` for the Node (repeatable)"},
 }
 
-func newJoin(std stdio) *cobra.Command {
+func newJoin(std cli.Stdio) *cobra.Command {
 	var o agent.JoinOptions
 	var kubeconfig, output string
 	single := map[string]*string{}
@@ -55,7 +56,7 @@ nothing. Without --assets and --kubeconfig it uses the files on the host.`,
   tectonic-worker join --kubeconfig bootstrap.conf --dns-service-ip 10.3.0.10
   ssh controller sudo cat /etc/kubernetes/kubeconfig | tectonic-worker join --kubeconfig -
   tectonic-worker join --dry-run`,
-		Args: noArgs,
+		Args: cli.NoArgs,
 	}
 	f := c.Flags()
 	f.StringVar(&o.Assets, "assets", "", "what the Tectonic Installer left: a `DIR`, ZIP or TAR.GZ")
@@ -72,19 +73,19 @@ nothing. Without --assets and --kubeconfig it uses the files on the host.`,
 	f.StringArrayVar(&o.Skip, "skip", nil, "a check `NAME` to do without (repeatable); \"tectonic-worker doctor --list\" shows all")
 	_ = c.RegisterFlagCompletionFunc("skip", completeChecks)
 	f.BoolVar(&o.NoRollback, "no-rollback", false, "leave things as they are after a failure")
-	outputFlag(c, &output)
+	cli.OutputFlag(c, &output)
 	_ = c.RegisterFlagCompletionFunc("runtime", cobra.FixedCompletions([]string{"auto", "rkt", "podman"}, cobra.ShellCompDirectiveNoFileComp))
 	_ = c.RegisterFlagCompletionFunc("selinux", cobra.FixedCompletions([]string{"auto", "permissive", "enforcing", "leave"}, cobra.ShellCompDirectiveNoFileComp))
 
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		if err := checkOutput(output); err != nil {
+		if err := cli.CheckOutput(output); err != nil {
 			return err
 		}
 		if o.Timeout <= 0 {
-			return usage(fmt.Errorf("--timeout %s: it must be more than nothing", o.Timeout))
+			return cli.Usage(fmt.Errorf("--timeout %s: it must be more than nothing", o.Timeout))
 		}
 		if err := agent.UnknownChecks(o.Skip...); err != nil {
-			return usage(err)
+			return cli.Usage(err)
 		}
 		o.Environ = os.Environ()
 		o.Settings = settingsOf(f, single, lists)
@@ -124,12 +125,12 @@ func settingsOf(f *pflag.FlagSet, single map[string]*string, lists map[string]*[
 }
 
 // readKubeconfig reads what --kubeconfig names; nothing where it was not given.
-func readKubeconfig(ctx context.Context, std stdio, name string) (data []byte, from string, err error) {
+func readKubeconfig(ctx context.Context, std cli.Stdio, name string) (data []byte, from string, err error) {
 	switch name {
 	case "":
 		return nil, "", nil
 	case "-":
-		if data, err = readAll(ctx, std.in); err != nil {
+		if data, err = readAll(ctx, std.In); err != nil {
 			return nil, "", fmt.Errorf("cannot read the kubeconfig from standard input: %w", err)
 		}
 		return data, "standard input", nil
@@ -168,37 +169,37 @@ func readAll(ctx context.Context, r io.Reader) ([]byte, error) {
 	}
 }
 
-func joinText(std stdio, res *agent.JoinResult, err error) error {
+func joinText(std cli.Stdio, res *agent.JoinResult, err error) error {
 	if err != nil {
-		fmt.Fprintf(std.err, "\njoin failed: %v\n", err)
+		fmt.Fprintf(std.Err, "\njoin failed: %v\n", err)
 		left := 0
 		for _, u := range res.RolledBack {
 			if u.Error != "" {
 				left++
-				fmt.Fprintf(std.err, "  could not put back %s: %s\n", u.Key, u.Error)
+				fmt.Fprintf(std.Err, "  could not put back %s: %s\n", u.Key, u.Error)
 			} else {
-				fmt.Fprintf(std.err, "  %s: %s\n", u.Key, u.Evidence)
+				fmt.Fprintf(std.Err, "  %s: %s\n", u.Key, u.Evidence)
 			}
 		}
 		switch {
 		case left > 0:
-			fmt.Fprintf(std.err, "%d of %d changes could not be put back and stay on record: run join again when the cause is gone.\n", left, len(res.RolledBack))
+			fmt.Fprintf(std.Err, "%d of %d changes could not be put back and stay on record: run join again when the cause is gone.\n", left, len(res.RolledBack))
 		case res.RolledBack != nil:
-			fmt.Fprintln(std.err, "What was changed has been put back; --no-rollback leaves it for a look.")
+			fmt.Fprintln(std.Err, "What was changed has been put back; --no-rollback leaves it for a look.")
 		}
-		return errReported{agent.ExitCode(err)}
+		return cli.Reported(agent.ExitCode(err))
 	}
 	switch {
 	case res.DryRun && res.Changed:
-		fmt.Fprintln(std.out, "\nNothing was changed: this was a dry run.")
+		fmt.Fprintln(std.Out, "\nNothing was changed: this was a dry run.")
 	case res.DryRun:
-		fmt.Fprintln(std.out, "\nNothing would be changed.")
+		fmt.Fprintln(std.Out, "\nNothing would be changed.")
 	case !res.Ready:
-		fmt.Fprintf(std.out, "\nThe kubelet of node %s is started (%.1f s); \"tectonic-worker status\" shows how it goes on.\n", res.Node, res.Seconds)
+		fmt.Fprintf(std.Out, "\nThe kubelet of node %s is started (%.1f s); \"tectonic-worker status\" shows how it goes on.\n", res.Node, res.Seconds)
 	case res.Changed:
-		fmt.Fprintf(std.out, "\nNode %s is Ready, kubelet %s (%.1f s).\n", res.Node, res.KubeletVersion, res.Seconds)
+		fmt.Fprintf(std.Out, "\nNode %s is Ready, kubelet %s (%.1f s).\n", res.Node, res.KubeletVersion, res.Seconds)
 	default:
-		fmt.Fprintf(std.out, "\nNode %s is Ready, kubelet %s; nothing had to be changed (%.1f s).\n", res.Node, res.KubeletVersion, res.Seconds)
+		fmt.Fprintf(std.Out, "\nNode %s is Ready, kubelet %s; nothing had to be changed (%.1f s).\n", res.Node, res.KubeletVersion, res.Seconds)
 	}
 	return nil
 }

@@ -8,9 +8,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tectonic-worker/tectonic-worker/agent"
+	"github.com/tectonic-worker/tectonic-worker/cmd/cli"
 )
 
-func newLeave(std stdio) *cobra.Command {
+func newLeave(std cli.Stdio) *cobra.Command {
 	var o agent.LeaveOptions
 	var output string
 	c := &cobra.Command{
@@ -28,7 +29,7 @@ names it. Interrupted, it goes on where it was when it is run again.`,
   tectonic-worker leave
   tectonic-worker leave --timeout 30m        pods may take their time
   tectonic-worker leave --local              the cluster is gone`,
-		Args: noArgs,
+		Args: cli.NoArgs,
 	}
 	f := c.Flags()
 	f.DurationVar(&o.Timeout, "timeout", 5*time.Minute, "how long the whole may take; most of it is for the pods")
@@ -36,14 +37,14 @@ names it. Interrupted, it goes on where it was when it is run again.`,
 	f.BoolVar(&o.Local, "local", false, "do not talk to the cluster at all")
 	f.BoolVar(&o.KeepNode, "keep-node", false, "drain, but do not delete the Node")
 	f.BoolVar(&o.DryRun, "dry-run", false, "show what would be done, and change nothing")
-	outputFlag(c, &output)
+	cli.OutputFlag(c, &output)
 
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		if err := checkOutput(output); err != nil {
+		if err := cli.CheckOutput(output); err != nil {
 			return err
 		}
 		if o.Timeout <= 0 {
-			return usage(fmt.Errorf("--timeout %s: it must be more than nothing", o.Timeout))
+			return cli.Usage(fmt.Errorf("--timeout %s: it must be more than nothing", o.Timeout))
 		}
 		o.Environ = os.Environ()
 		report, end := reporterFor(std, output)
@@ -60,24 +61,24 @@ names it. Interrupted, it goes on where it was when it is run again.`,
 	return c
 }
 
-func leaveText(std stdio, res *agent.LeaveResult, err error) error {
+func leaveText(std cli.Stdio, res *agent.LeaveResult, err error) error {
 	if !res.DryRun {
 		for _, u := range res.PutBack {
 			if u.Error == "" {
-				fmt.Fprintf(std.out, "    %s: %s\n", u.Key, u.Evidence)
+				fmt.Fprintf(std.Out, "    %s: %s\n", u.Key, u.Evidence)
 			}
 		}
 	}
 	switch {
 	case err != nil:
-		fmt.Fprintf(std.err, "\nleave did not come to its end: %v\n", err)
-		return errReported{agent.ExitCode(err)}
+		fmt.Fprintf(std.Err, "\nleave did not come to its end: %v\n", err)
+		return cli.Reported(agent.ExitCode(err))
 	case !res.Changed:
-		fmt.Fprintln(std.out, "There is nothing to leave: this host is no worker.")
+		fmt.Fprintln(std.Out, "There is nothing to leave: this host is no worker.")
 	case res.DryRun:
-		fmt.Fprintln(std.out, "\nNothing was changed: this was a dry run.")
+		fmt.Fprintln(std.Out, "\nNothing was changed: this was a dry run.")
 	default:
-		fmt.Fprintf(std.out, "\nThis host has left; it is as it was before it joined (%.1f s).\n", res.Seconds)
+		fmt.Fprintf(std.Out, "\nThis host has left; it is as it was before it joined (%.1f s).\n", res.Seconds)
 	}
 	return nil
 }

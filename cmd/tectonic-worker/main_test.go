@@ -11,40 +11,19 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
 	"github.com/tectonic-worker/tectonic-worker/agent"
 	"github.com/tectonic-worker/tectonic-worker/agent/host"
+	"github.com/tectonic-worker/tectonic-worker/cmd/cli"
+	"github.com/tectonic-worker/tectonic-worker/cmd/cli/clitest"
 	"github.com/tectonic-worker/tectonic-worker/sysconfig"
 )
 
 // call runs the program with standard streams that are files.
 func call(t *testing.T, stdin string, args ...string) (code int, out, errs string) {
 	t.Helper()
-	dir := t.TempDir()
-	open := func(name, content string) *os.File {
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		f, err := os.OpenFile(path, os.O_RDWR, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { f.Close() })
-		return f
-	}
-	std := stdio{open("in", stdin), open("out", ""), open("err", "")}
-	code = run(t.Context(), args, std)
-	said := func(f *os.File) string {
-		data, err := os.ReadFile(f.Name())
-		if err != nil {
-			t.Fatal(err)
-		}
-		return string(data)
-	}
-	return code, said(std.out), said(std.err)
+	return clitest.Call(t, func(std cli.Stdio) int { return run(t.Context(), args, std) }, stdin)
 }
 
 func TestUsageErrors(t *testing.T) {
@@ -71,20 +50,9 @@ func TestUsageErrors(t *testing.T) {
 	}
 }
 
-// everyCommand lists the commands, those that cobra adds aside.
-func everyCommand(c *cobra.Command) []*cobra.Command {
-	all := []*cobra.Command{c}
-	for _, sub := range c.Commands() {
-		if sub.Name() != "help" && sub.Name() != "completion" {
-			all = append(all, everyCommand(sub)...)
-		}
-	}
-	return all
-}
-
 func TestEveryCommandExplainsItself(t *testing.T) {
-	root := newRoot(stdio{os.Stdin, os.Stdout, os.Stderr})
-	for _, c := range everyCommand(root) {
+	root := newRoot(cli.Stdio{In: os.Stdin, Out: os.Stdout, Err: os.Stderr})
+	for _, c := range clitest.EveryCommand(root) {
 		name := c.CommandPath()
 		if c.Short == "" || strings.HasSuffix(c.Short, ".") || len(c.Short) > 70 {
 			t.Errorf("%s: the short help is %q", name, c.Short)
@@ -92,7 +60,7 @@ func TestEveryCommandExplainsItself(t *testing.T) {
 		if first := c.Short[:1]; first != strings.ToUpper(first) {
 			t.Errorf("%s: the short help begins small", name)
 		}
-		if len(everyCommand(c)) > 1 && c.Long == "" {
+		if len(clitest.EveryCommand(c)) > 1 && c.Long == "" {
 			t.Errorf("%s has no long help", name)
 		}
 		for _, l := range strings.Split(c.Long+"\n"+c.Example, "\n") {
@@ -175,17 +143,17 @@ func TestJoinFailureJSON(t *testing.T) {
 }
 
 func TestReadKubeconfig(t *testing.T) {
-	if data, from, err := readKubeconfig(t.Context(), stdio{}, ""); data != nil || from != "" || err != nil {
+	if data, from, err := readKubeconfig(t.Context(), cli.Stdio{}, ""); data != nil || from != "" || err != nil {
 		t.Errorf("none: %q, %q, %v", data, from, err)
 	}
 	t.Chdir(t.TempDir())
 	if err := os.WriteFile("k", []byte("text"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if data, from, err := readKubeconfig(t.Context(), stdio{}, "k"); string(data) != "text" || from != "k" || err != nil {
+	if data, from, err := readKubeconfig(t.Context(), cli.Stdio{}, "k"); string(data) != "text" || from != "k" || err != nil {
 		t.Errorf("a file: %q, %q, %v", data, from, err)
 	}
-	if _, _, err := readKubeconfig(t.Context(), stdio{}, "none"); agent.ExitCode(err) != 78 {
+	if _, _, err := readKubeconfig(t.Context(), cli.Stdio{}, "none"); agent.ExitCode(err) != 78 {
 		t.Errorf("no file: %v", err)
 	}
 	in, w, err := os.Pipe()
@@ -197,7 +165,7 @@ func TestReadKubeconfig(t *testing.T) {
 	// Ctrl-C ends the waiting for somebody who types.
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, _, err := readKubeconfig(ctx, stdio{in: in}, "-"); !errors.Is(err, context.Canceled) {
+	if _, _, err := readKubeconfig(ctx, cli.Stdio{In: in}, "-"); !errors.Is(err, context.Canceled) {
 		t.Errorf("interrupted: %v", err)
 	}
 }

@@ -8,9 +8,10 @@ import (
 
 	"github.com/tectonic-worker/tectonic-worker/agent"
 	"github.com/tectonic-worker/tectonic-worker/agent/selinux"
+	"github.com/tectonic-worker/tectonic-worker/cmd/cli"
 )
 
-func newMetrics(std stdio) *cobra.Command {
+func newMetrics(std cli.Stdio) *cobra.Command {
 	return &cobra.Command{
 		Use:   "metrics",
 		Short: "Print the agent's metrics in Prometheus' text format",
@@ -18,13 +19,13 @@ func newMetrics(std stdio) *cobra.Command {
 textfile collector. It exits with 69 when no agent runs.`,
 		Example: `  tectonic-worker metrics >/var/lib/node_exporter/tectonic-worker.prom.new &&
     mv /var/lib/node_exporter/tectonic-worker.prom.new /var/lib/node_exporter/tectonic-worker.prom`,
-		Args: noArgs,
+		Args: cli.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			data, err := agent.AgentMetrics(c.Context(), newSystem(std))
 			if err != nil {
 				return err
 			}
-			if _, err := std.out.Write(data); err != nil {
+			if _, err := std.Out.Write(data); err != nil {
 				return fmt.Errorf("cannot write the metrics: %w", err)
 			}
 			return nil
@@ -35,14 +36,14 @@ textfile collector. It exits with 69 when no agent runs.`,
 // selinuxTimeout bounds the unit that newSELinux runs in.
 const selinuxTimeout = 30 * time.Second
 
-func newSELinux(std stdio) *cobra.Command {
+func newSELinux(std cli.Stdio) *cobra.Command {
 	return &cobra.Command{
 		Use:    "selinux-mode permissive|enforcing",
 		Short:  "Set the running SELinux mode",
 		Hidden: true, // what tectonic-worker-selinux@.service runs for the agent
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
-				return usage(fmt.Errorf("name one mode: permissive or enforcing"))
+				return cli.Usage(fmt.Errorf("name one mode: permissive or enforcing"))
 			}
 			return nil
 		},

@@ -8,9 +8,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tectonic-worker/tectonic-worker/agent"
+	"github.com/tectonic-worker/tectonic-worker/cmd/cli"
 )
 
-func newRenew(std stdio) *cobra.Command {
+func newRenew(std cli.Stdio) *cobra.Command {
 	var o agent.RenewOptions
 	var kubeconfig, output string
 	c := &cobra.Command{
@@ -31,19 +32,19 @@ workers has none of its own to renew: it needs a new kubeconfig.`,
   tectonic-worker renew --kubeconfig bootstrap.conf
   ssh controller sudo cat bootstrap.conf | tectonic-worker renew --kubeconfig -
   tectonic-worker renew --dry-run`,
-		Args: noArgs,
+		Args: cli.NoArgs,
 	}
 	f := c.Flags()
 	f.StringVar(&kubeconfig, "kubeconfig", "", "a kubeconfig `FILE` to ask with once the node's own certificate has expired, or - for standard input")
 	f.DurationVar(&o.Timeout, "timeout", 5*time.Minute, "how long the whole may take, somebody's approval of the request included")
 	f.BoolVar(&o.DryRun, "dry-run", false, "find out what it would be asked with, and change nothing")
-	outputFlag(c, &output)
+	cli.OutputFlag(c, &output)
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		if err := checkOutput(output); err != nil {
+		if err := cli.CheckOutput(output); err != nil {
 			return err
 		}
 		if o.Timeout <= 0 {
-			return usage(fmt.Errorf("--timeout %s: it must be more than nothing", o.Timeout))
+			return cli.Usage(fmt.Errorf("--timeout %s: it must be more than nothing", o.Timeout))
 		}
 		o.Environ = os.Environ()
 		var err error
@@ -64,20 +65,20 @@ workers has none of its own to renew: it needs a new kubeconfig.`,
 	return c
 }
 
-func renewText(std stdio, res *agent.RenewResult, err error) error {
+func renewText(std cli.Stdio, res *agent.RenewResult, err error) error {
 	switch {
 	case err != nil:
-		fmt.Fprintf(std.err, "\nrenew failed: %v\n", err)
+		fmt.Fprintf(std.Err, "\nrenew failed: %v\n", err)
 		if res.Changed {
-			fmt.Fprintf(std.err, "The new certificate (%s) is in place and stays.\n", res.File)
+			fmt.Fprintf(std.Err, "The new certificate (%s) is in place and stays.\n", res.File)
 		}
-		return errReported{agent.ExitCode(err)}
+		return cli.Reported(agent.ExitCode(err))
 	case res.DryRun:
-		fmt.Fprintln(std.out, "\nNothing was changed: this was a dry run.")
+		fmt.Fprintln(std.Out, "\nNothing was changed: this was a dry run.")
 	case res.Ready:
-		fmt.Fprintf(std.out, "\nNode %s is Ready with its new certificate, valid until %s (%.1f s).\n", res.Node, res.NotAfter.UTC().Format("2006-01-02 15:04 MST"), res.Seconds)
+		fmt.Fprintf(std.Out, "\nNode %s is Ready with its new certificate, valid until %s (%.1f s).\n", res.Node, res.NotAfter.UTC().Format("2006-01-02 15:04 MST"), res.Seconds)
 	default:
-		fmt.Fprintf(std.out, "\nThe new certificate of node %s is in place (%.1f s).\n", res.Node, res.Seconds)
+		fmt.Fprintf(std.Out, "\nThe new certificate of node %s is in place (%.1f s).\n", res.Node, res.Seconds)
 	}
 	return nil
 }

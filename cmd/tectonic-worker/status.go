@@ -11,12 +11,13 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/tectonic-worker/tectonic-worker/agent"
+	"github.com/tectonic-worker/tectonic-worker/cmd/cli"
 )
 
 // watchInterval is how often --watch looks again.
 const watchInterval = 2 * time.Second
 
-func newStatus(std stdio) *cobra.Command {
+func newStatus(std cli.Stdio) *cobra.Command {
 	var output string
 	var watch bool
 	c := &cobra.Command{
@@ -32,21 +33,21 @@ this host has not joined a cluster. docs/status.md describes its JSON.`,
 		Example: `  tectonic-worker status
   tectonic-worker status --watch
   tectonic-worker status -o json`,
-		Args: noArgs,
+		Args: cli.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if output != "text" && output != "json" && output != "yaml" {
-				return usage(fmt.Errorf("unknown output %q: it is text, json or yaml", output))
+				return cli.Usage(fmt.Errorf("unknown output %q: it is text, json or yaml", output))
 			}
 			look := func(ctx context.Context) *agent.WorkerStatus { return agent.Status(ctx, newSystem(std), os.Environ()) }
 			if watch {
-				return watchStatus(c.Context(), std.out, output, look)
+				return watchStatus(c.Context(), std.Out, output, look)
 			}
 			s := look(c.Context())
-			page, err := statusPage(s, output, paintFor(std.out))
+			page, err := statusPage(s, output, cli.PaintFor(std.Out))
 			if err != nil {
 				return err
 			}
-			if _, err := std.out.Write(page); err != nil {
+			if _, err := std.Out.Write(page); err != nil {
 				return fmt.Errorf("cannot write the status: %w", err)
 			}
 			return healthCode(s)
@@ -64,16 +65,16 @@ func healthCode(s *agent.WorkerStatus) error {
 	case agent.Healthy:
 		return nil
 	case agent.NotJoined:
-		return errReported{3}
+		return cli.Reported(3)
 	}
-	return errReported{1}
+	return cli.Reported(1)
 }
 
-func statusPage(s *agent.WorkerStatus, output string, p paint) ([]byte, error) {
+func statusPage(s *agent.WorkerStatus, output string, p cli.Paint) ([]byte, error) {
 	var b bytes.Buffer
 	switch output {
 	case "json":
-		err := writeJSON(&b, s)
+		err := cli.WriteJSON(&b, s)
 		return b.Bytes(), err
 	case "yaml":
 		data, err := yaml.Marshal(s)
@@ -92,7 +93,7 @@ func statusPage(s *agent.WorkerStatus, output string, p paint) ([]byte, error) {
 func watchStatus(ctx context.Context, w *os.File, output string, look func(context.Context) *agent.WorkerStatus) error {
 	tick := time.NewTicker(watchInterval)
 	defer tick.Stop()
-	screen := isTerminal(w) && output == "text"
+	screen := cli.IsTerminal(w) && output == "text"
 	var before []byte
 	for {
 		s := look(ctx)
@@ -103,7 +104,7 @@ func watchStatus(ctx context.Context, w *os.File, output string, look func(conte
 		if !screen {
 			s.Time = time.Time{} // it changes with every look
 		}
-		page, err := statusPage(s, output, paintFor(w))
+		page, err := statusPage(s, output, cli.PaintFor(w))
 		if err != nil {
 			return err
 		}
@@ -116,7 +117,7 @@ func watchStatus(ctx context.Context, w *os.File, output string, look func(conte
 		case !bytes.Equal(page, before):
 			s.Time = at
 			var full []byte
-			if full, err = statusPage(s, output, paintFor(w)); err == nil {
+			if full, err = statusPage(s, output, cli.PaintFor(w)); err == nil {
 				if before != nil && output == "text" {
 					full = append([]byte("\n"), full...)
 				}

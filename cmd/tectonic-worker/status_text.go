@@ -8,9 +8,10 @@ import (
 	"time"
 
 	"github.com/tectonic-worker/tectonic-worker/agent"
+	"github.com/tectonic-worker/tectonic-worker/cmd/cli"
 )
 
-func statusText(w io.Writer, s *agent.WorkerStatus, p paint) {
+func statusText(w io.Writer, s *agent.WorkerStatus, p cli.Paint) {
 	row := func(name, format string, args ...any) {
 		fmt.Fprintf(w, "%-11s %s\n", name, fmt.Sprintf(format, args...))
 	}
@@ -18,9 +19,9 @@ func statusText(w io.Writer, s *agent.WorkerStatus, p paint) {
 	case agent.NotJoined:
 		row("Worker", "not joined; run \"tectonic-worker join\"")
 	case agent.Healthy:
-		row("Worker", "%s", p(green, string(s.Health)))
+		row("Worker", "%s", p(cli.Green, string(s.Health)))
 	default:
-		row("Worker", "%s", p(red, string(s.Health)))
+		row("Worker", "%s", p(cli.Red, string(s.Health)))
 	}
 	if s.Health != agent.NotJoined {
 		joinedText(row, s, p)
@@ -41,7 +42,7 @@ func statusText(w io.Writer, s *agent.WorkerStatus, p paint) {
 		fmt.Fprintln(w)
 	}
 	for _, t := range s.Problems {
-		fmt.Fprintf(w, "%s %s\n", p(red, "!"), t)
+		fmt.Fprintf(w, "%s %s\n", p(cli.Red, "!"), t)
 	}
 	for _, t := range s.Notes {
 		fmt.Fprintf(w, "· %s\n", t)
@@ -49,23 +50,23 @@ func statusText(w io.Writer, s *agent.WorkerStatus, p paint) {
 }
 
 // joinedText is what a host has that joined: the node, the kubelet, its rights.
-func joinedText(row func(string, string, ...any), s *agent.WorkerStatus, p paint) {
+func joinedText(row func(string, string, ...any), s *agent.WorkerStatus, p cli.Paint) {
 	n, k := s.Node, s.Kubelet
 	switch {
 	case n.Ready && n.Unschedulable:
-		row("Node", "%s: Ready, %s", n.Name, p(yellow, "cordoned"))
+		row("Node", "%s: Ready, %s", n.Name, p(cli.Yellow, "cordoned"))
 	case n.Ready:
-		row("Node", "%s: %s%s", n.Name, p(green, "Ready"), since(n.Since, s.Time))
+		row("Node", "%s: %s%s", n.Name, p(cli.Green, "Ready"), since(n.Since, s.Time))
 	case n.Why != "":
-		row("Node", "%s: %s", n.Name, p(red, n.Why))
+		row("Node", "%s: %s", n.Name, p(cli.Red, n.Why))
 	default:
-		row("Node", "%s: %s", n.Name, p(red, "not Ready"))
+		row("Node", "%s: %s", n.Name, p(cli.Red, "not Ready"))
 	}
-	healthy := p(green, "healthy")
+	healthy := p(cli.Green, "healthy")
 	if !k.Healthy {
-		healthy = p(red, "not healthy")
+		healthy = p(cli.Red, "not healthy")
 	}
-	at := p(yellow, "not enabled at boot")
+	at := p(cli.Yellow, "not enabled at boot")
 	if k.Enabled {
 		at = "enabled at boot"
 	}
@@ -78,7 +79,7 @@ func joinedText(row func(string, string, ...any), s *agent.WorkerStatus, p paint
 		row("", "pods under %s", n.ContainerRuntime)
 	}
 	if s.Restart.Pending {
-		row("", "%s", p(yellow, "restart pending"))
+		row("", "%s", p(cli.Yellow, "restart pending"))
 		for _, r := range s.Restart.Reasons {
 			row("", "  %s", r)
 		}
@@ -88,16 +89,16 @@ func joinedText(row func(string, string, ...any), s *agent.WorkerStatus, p paint
 		left := fmt.Sprintf("%d days left", *c.Days)
 		switch c.Severity {
 		case agent.SeverityFail:
-			left = p(red, left)
+			left = p(cli.Red, left)
 		case agent.SeverityWarn, agent.SeverityNote:
-			left = p(yellow, left)
+			left = p(cli.Yellow, left)
 		}
 		row("Certificate", "until %s (%s)%s", c.NotAfter.UTC().Format("2006-01-02 15:04 MST"), left, inBrackets(c.Subject))
 	}
 }
 
 // keptText is about what keeps the host so: drift, and the agent.
-func keptText(row func(string, string, ...any), s *agent.WorkerStatus, p paint) {
+func keptText(row func(string, string, ...any), s *agent.WorkerStatus, p cli.Paint) {
 	if len(s.Drift) == 0 {
 		row("Drift", "none")
 	}
@@ -106,7 +107,7 @@ func keptText(row func(string, string, ...any), s *agent.WorkerStatus, p paint) 
 		if i == 0 {
 			name = "Drift"
 		}
-		row(name, "%s", p(yellow, d.What))
+		row(name, "%s", p(cli.Yellow, d.What))
 	}
 	a := s.Agent
 	if !a.Running {
@@ -174,13 +175,13 @@ func inBrackets(s string) string {
 	return " (" + s + ")"
 }
 
-func firewallText(f agent.FirewallStatus, p paint) string {
+func firewallText(f agent.FirewallStatus, p cli.Paint) string {
 	if f.Zone == "" {
 		return orNone(f.State)
 	}
 	text := fmt.Sprintf("%s, zone %s", joinWords(" ", "firewalld", f.Version, f.State), f.Zone)
 	if f.Panic {
-		text += ", " + p(red, "PANIC MODE")
+		text += ", " + p(cli.Red, "PANIC MODE")
 	}
 	return text
 }
@@ -197,11 +198,11 @@ func orNone(s string) string {
 	return s
 }
 
-func openShut(open bool, p paint) string {
+func openShut(open bool, p cli.Paint) string {
 	if open {
 		return "open"
 	}
-	return p(red, "SHUT")
+	return p(cli.Red, "SHUT")
 }
 
 func ours(o bool) string {

@@ -13,9 +13,10 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tectonic-worker/tectonic-worker/agent"
+	"github.com/tectonic-worker/tectonic-worker/cmd/cli"
 )
 
-func newSupport(std stdio) *cobra.Command {
+func newSupport(std cli.Stdio) *cobra.Command {
 	var output string
 	c := &cobra.Command{
 		Use:   "support",
@@ -27,7 +28,7 @@ before you send it all the same. It works on a host on which other things do not
 what could not be collected is in the archive's index.txt.`,
 		Example: `  tectonic-worker support
   tectonic-worker support -o - | ssh admin@example.com 'cat >worker.tar.gz'`,
-		Args: noArgs,
+		Args: cli.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			name, now := "host", time.Now().UTC()
 			if h, err := os.Hostname(); err == nil {
@@ -37,10 +38,10 @@ what could not be collected is in the archive's index.txt.`,
 			o := agent.SupportOptions{Environ: os.Environ(), Version: version, Prefix: prefix}
 			write := func(w io.Writer) error { return agent.Support(c.Context(), newSystem(std), o, w) }
 			if output == "-" {
-				if isTerminal(std.out) {
-					return usage(errors.New("the archive is no text for a terminal: send it somewhere, or name a file with -o FILE"))
+				if cli.IsTerminal(std.Out) {
+					return cli.Usage(errors.New("the archive is no text for a terminal: send it somewhere, or name a file with -o FILE"))
 				}
-				return write(std.out)
+				return write(std.Out)
 			}
 			if output == "" {
 				output = prefix + ".tar.gz"
@@ -54,7 +55,7 @@ what could not be collected is in the archive's index.txt.`,
 
 // supportFile writes to a new file that only its owner can read; one that is
 // not whole does not stay.
-func supportFile(std stdio, name string, write func(io.Writer) error) (err error) {
+func supportFile(std cli.Stdio, name string, write func(io.Writer) error) (err error) {
 	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o600)
 	if errors.Is(err, fs.ErrExist) {
 		return fmt.Errorf("cannot write %s: it is there already; name another with -o FILE", name)
@@ -73,7 +74,7 @@ func supportFile(std stdio, name string, write func(io.Writer) error) (err error
 	if err := write(f); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintln(std.out, name)
+	_, err = fmt.Fprintln(std.Out, name)
 	return err
 }
 

@@ -18,15 +18,16 @@ import (
 	"github.com/tectonic-worker/tectonic-worker/agent/node"
 	"github.com/tectonic-worker/tectonic-worker/agent/selinux"
 	"github.com/tectonic-worker/tectonic-worker/agent/systemd"
+	"github.com/tectonic-worker/tectonic-worker/cmd/cli"
 	"github.com/tectonic-worker/tectonic-worker/firewall"
 )
 
 // newSystem makes the real connections of every command.
-func newSystem(std stdio) *agent.System {
+func newSystem(std cli.Stdio) *agent.System {
 	options := func(p node.Proxy) node.Options {
 		return node.Options{Proxy: p, UserAgent: "tectonic-worker/" + version}
 	}
-	log := newLog(std.err)
+	log := newLog(std.Err)
 	return &agent.System{
 		Root:     "/",
 		Firewall: func(ctx context.Context) (agent.Firewall, error) { return firewall.Connect(ctx) },
