@@ -106,7 +106,7 @@ func TestLoginFailures(t *testing.T) {
 func TestCipherSuites(t *testing.T) {
 	t.Parallel()
 	b := startBMC(t, nil)
-	r := startRelay(t, b.Address.String(), 1)
+	r := startRelay(t, b.Address.String(), 1, badness{})
 	m := open(t, quick(r.Address))
 	if err := b.Restart(t.Context()); err != nil { // a new session is needed
 		t.Fatal(err)
@@ -229,8 +229,8 @@ func TestBadNetwork(t *testing.T) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			sw := &lab.Switch{}
-			r := startRelay(t, startBMC(t, sw, lab.BMCUser{Name: user, Password: password, Sessions: 60}).Address.String(), seed)
-			r.lose, r.double, r.delay = 0.15, 0.2, 0.3 // each way; of a question and its answer one is lost in 28 %
+			r := startRelay(t, startBMC(t, sw, lab.BMCUser{Name: user, Password: password, Sessions: 60}).Address.String(), seed,
+				badness{0.15, 0.2, 0.3}) // each way; of a question and its answer one is lost in 28 %
 			o := quick(r.Address)
 			o.Answer, o.Command = 100*time.Millisecond, 30*time.Second
 			m, err := OpenIPMI(within(t, 60*time.Second), o)
@@ -311,7 +311,7 @@ func TestHang(t *testing.T) {
 // However many ask, a BMC has one question before it.
 func TestOneAtATime(t *testing.T) {
 	t.Parallel()
-	r := startRelay(t, startBMC(t, nil).Address.String(), 1)
+	r := startRelay(t, startBMC(t, nil).Address.String(), 1, badness{})
 	o := quick(r.Address)
 	o.Answer = 2 * time.Second // nothing is asked again
 	m := open(t, o)

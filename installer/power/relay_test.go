@@ -15,14 +15,14 @@ type relay struct {
 	front   *net.UDPConn
 	back    string
 
-	mu                  sync.Mutex
-	random              *rand.Rand
-	lose, double, delay float64
-	conns               map[string]*net.UDPConn
-	wg                  sync.WaitGroup
-	requests            [][]byte
-	lost, doubled       int
-	open, most          int // requests without an answer
+	mu     sync.Mutex
+	random *rand.Rand
+	badness
+	conns         map[string]*net.UDPConn
+	wg            sync.WaitGroup
+	requests      [][]byte
+	lost, doubled int
+	open, most    int // requests without an answer
 
 	late     *sync.Cond
 	underWay int
@@ -38,13 +38,16 @@ func (r *relay) quiet() {
 	}
 }
 
-func startRelay(t *testing.T, back string, seed uint64) *relay {
+// badness are shares of all datagrams.
+type badness struct{ lose, double, delay float64 }
+
+func startRelay(t *testing.T, back string, seed uint64, bad badness) *relay {
 	t.Helper()
 	front, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &relay{Address: front.LocalAddr().String(), front: front, back: back, random: rand.New(rand.NewPCG(seed, 0)), conns: map[string]*net.UDPConn{}, late: sync.NewCond(&sync.Mutex{})}
+	r := &relay{Address: front.LocalAddr().String(), front: front, back: back, badness: bad, random: rand.New(rand.NewPCG(seed, 0)), conns: map[string]*net.UDPConn{}, late: sync.NewCond(&sync.Mutex{})}
 	r.wg.Go(r.serve)
 	t.Cleanup(func() {
 		front.Close()
