@@ -108,8 +108,9 @@ func (s *Store) discover(mac, message string) *batch {
 	var records []record
 	if len(s.unknown) >= maxDiscovered {
 		oldest := s.machines[s.unknown[0]]
-		records = append(records, s.drop(oldest))
-		removeTimeline(s.dir, oldest.key)
+		gone := s.drop(oldest)
+		gone.Forgotten = true
+		records = append(records, gone)
 	}
 	k := &known{key: mac, entry: entry{State: Discovered, Since: s.now()}}
 	s.machines[mac], s.byMAC[mac] = k, k

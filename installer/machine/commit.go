@@ -166,6 +166,9 @@ func (s *Store) write(records []record) error {
 				}
 				s.mu.Unlock()
 			}
+		case r.Forgotten:
+			delete(lines, r.Key)
+			errs = append(errs, removeTimeline(s.dir, r.Key))
 		case r.Gone:
 			errs = append(errs, removeDefinition(s.dir, r.Key))
 		}

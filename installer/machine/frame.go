@@ -19,6 +19,8 @@ type record struct {
 	Event      *Event          `json:"event,omitempty"`
 	// Gone ends a machine: everything of it but its timeline.
 	Gone bool `json:"gone,omitempty"`
+	// Forgotten ends its timeline, too.
+	Forgotten bool `json:"forgotten,omitempty"`
 	// Seq is the last event's number, where a snapshot was taken.
 	Seq uint64 `json:"seq,omitempty"`
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -263,7 +264,20 @@ func TestDiscovered(t *testing.T) {
 	}
 	_, err = w.Status("020000000000")
 	w.refused(err, ErrUnknown)
+	files := func() int {
+		all, err := filepath.Glob(filepath.Join(w.dir, timelineDir, "_*"))
+		w.ok(err)
+		return len(all)
+	}
+	w.ok(w.settled(ctx))
+	// Of each that is remembered, and what n1 did before it was declared.
+	if n := files(); n != maxDiscovered+1 {
+		t.Errorf("%d timelines of unknown machines are kept", n)
+	}
 	w.reopen()
+	if n := files(); n != maxDiscovered+1 {
+		t.Errorf("%d timelines of unknown machines are kept after a start", n)
+	}
 	if all, _ := w.List(); len(all) != maxDiscovered+1 || all[0].Name != "n1" {
 		t.Errorf("%d machines are remembered after a start", len(all))
 	}

@@ -151,7 +151,13 @@ func (s *Store) load() error {
 			events = append(events, *r.Event)
 			lines[r.Key] = append(lines[r.Key], *r.Event)
 		}
-		if r.Definition != nil || r.Gone {
+		switch {
+		case r.Forgotten:
+			delete(lines, r.Key)
+			if err := removeTimeline(s.dir, r.Key); err != nil {
+				return err
+			}
+		case r.Definition != nil || r.Gone:
 			definitions[r.Key] = r.Definition
 		}
 		return apply(r)

@@ -139,8 +139,12 @@ func readTimeline(dir, key string) ([]Event, error) {
 	return slices.CompactFunc(events, func(a, b Event) bool { return a.Seq == b.Seq }), nil
 }
 
-func removeTimeline(dir, key string) {
+func removeTimeline(dir, key string) error {
 	path := timelinePath(dir, key)
-	_ = os.Remove(path)
-	_ = os.Remove(path + ".1")
+	for _, p := range []string{path, path + ".1"} {
+		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }

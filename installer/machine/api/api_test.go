@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -86,6 +87,12 @@ func TestWholeWay(t *testing.T) {
 		}
 	}
 
+	var document map[string]string
+	w.ok(w.client.Get(ctx, "programs", url.Values{"for": {"x86_64"}}, &document))
+	if document["asked"] != "x86_64" {
+		t.Errorf("another document: %v", document)
+	}
+
 	// The operator's other verbs, and refusals as sentences.
 	_, err = w.client.Arm(ctx, "n1", machine.ArmRequest{Action: machine.ActionInstall})
 	if !errors.Is(err, machine.ErrConflict) || err.Error() != "cannot arm n1: it is ready, and its disk would be overwritten; force it if that is meant" {
@@ -120,7 +127,7 @@ func TestWhoMayCall(t *testing.T) {
 	calls := []struct{ method, path string }{
 		{"GET", pathMachines}, {"GET", pathMachines + "/n1"}, {"PUT", pathMachines + "/n1"}, {"DELETE", pathMachines + "/n1"},
 		{"POST", pathMachines + "/n1/arm"}, {"POST", pathMachines + "/n1/wipe"}, {"POST", pathMachines + "/n1/disarm"}, {"POST", pathMachines + "/n1/accept"},
-		{"GET", pathMachines + "/n1/timeline"}, {"POST", pathEvents}, {"GET", pathEvents},
+		{"GET", pathMachines + "/n1/timeline"}, {"POST", pathEvents}, {"GET", pathEvents}, {"GET", machine.APIPath + "programs"},
 	}
 	for _, c := range calls {
 		req, err := http.NewRequestWithContext(t.Context(), c.method, w.server.URL+c.path, strings.NewReader("{}"))

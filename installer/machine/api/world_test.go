@@ -14,6 +14,7 @@ import (
 	"math/big"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -116,7 +117,10 @@ func newWorld(t testing.TB) *world {
 	}
 	w.store = store
 	log := slog.New(slog.NewTextHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	w.server = httptest.NewUnstartedServer(Handler(store, Options{Log: log, Now: func() time.Time { return w.clock() }}))
+	w.server = httptest.NewUnstartedServer(Handler(store, Options{
+		Log: log, Now: func() time.Time { return w.clock() },
+		Answers: map[string]func(url.Values) any{"programs": func(q url.Values) any { return map[string]string{"asked": q.Get("for")} }},
+	}))
 	w.server.TLS = &tls.Config{
 		MinVersion: tls.VersionTLS12, ClientAuth: tls.VerifyClientCertIfGiven, ClientCAs: w.ca.pool,
 		Certificates: []tls.Certificate{w.ca.pair(t, &x509.Certificate{Subject: pkix.Name{CommonName: "provisioner"}, DNSNames: []string{"example.com"}})},
