@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/tectonic-worker/tectonic-worker/installer/cluster"
@@ -79,6 +80,7 @@ func TestFullDHCPGivesEachFirmwareItsBootFile(t *testing.T) {
 		{"iPXE on UEFI", "52:54:00:00:01:07", 7, "PXEClient", true, bootURL, ""},
 		{"iPXE on arm64", "52:54:00:00:01:0b", 11, "PXEClient", true, bootURL, ""},
 		{"iPXE from HTTP Boot", "52:54:00:00:01:10", 16, "HTTPClient", true, bootURL, ""},
+		{"iPXE without HTTP", "52:54:00:00:03:00", 0, "PXEClient", true, "undionly.kpxe", ""},
 		{"an installed system", "52:54:00:00:02:00", 0, "", false, "", ""},
 	}
 	for i, test := range tests {
@@ -92,6 +94,7 @@ func TestFullDHCPGivesEachFirmwareItsBootFile(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			c := n.firmware(test.mac, test.arch, test.class, test.ipxe)
 			defer c.close()
+			c.http = !strings.Contains(test.name, "without HTTP")
 			m, err := c.boot()
 			if err != nil {
 				t.Fatal(err)

@@ -32,6 +32,7 @@ type bootClient struct {
 	arch  uint16
 	class string // PXEClient or HTTPClient
 	ipxe  bool
+	http  bool // its iPXE can do HTTP
 	xid   uint32
 }
 
@@ -41,7 +42,7 @@ func (n *testnet) firmware(mac string, arch uint16, class string, ipxe bool) *bo
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	return &bootClient{t: n.t, conn: n.udp(n.client, "eth0", "0.0.0.0:68"), mac: hw, arch: arch, class: class, ipxe: ipxe,
+	return &bootClient{t: n.t, conn: n.udp(n.client, "eth0", "0.0.0.0:68"), mac: hw, arch: arch, class: class, ipxe: ipxe, http: true,
 		xid: binary.BigEndian.Uint32(hw[2:6]) + uint32(arch)}
 }
 
@@ -82,7 +83,11 @@ func (c *bootClient) packet(kind byte, ciaddr netip.Addr, options map[byte][]byt
 	}
 	if c.ipxe {
 		add(optUserClass, []byte("iPXE")...)
-		add(optIPXE, 0xb1, 5, 1, 0x1a, 0xf4, 0x10, 0x00, 0x13, 1, 1)
+		features := []byte{0xb1, 5, 1, 0x1a, 0xf4, 0x10, 0x00, 0x21, 1, 1} // of a virtio card; PXE
+		if c.http {
+			features = append(features, 0x13, 1, 1)
+		}
+		add(optIPXE, features...)
 	}
 	for code, value := range options {
 		add(code, value...)

@@ -110,7 +110,7 @@ func TestBIOSMachineReachesMatchbox(t *testing.T) {
 	})
 	d := n.run(n.server, cfg)
 	n.qemu("-boot", "n", "-device", "virtio-net-pci,netdev=n,mac=52:54:00:a1:9c:ae")
-	p.reached(t, "/reached?mac=52-54-00-a1-9c-ae&platform=pcbios", 90*time.Second)
+	p.reached(t, "/reached?mac=52-54-00-a1-9c-ae&platform=pcbios", 3*time.Minute)
 	d.wait("undionly.kpxe was loaded by node1", func(e Event) bool {
 		return e.Source == SourceTFTP && e.Kind == KindFile && e.MAC == "52:54:00:a1:9c:ae" && e.Message == "loaded undionly.kpxe"
 	})
@@ -147,7 +147,7 @@ func TestUEFIMachineReachesMatchbox(t *testing.T) {
 				n.otherDHCP()
 			}
 			n.qemu(append(ovmf(t, t.TempDir()), "-device", "virtio-net-pci,netdev=n,romfile=,mac=52:54:00:b2:2f:86")...)
-			p.reached(t, "/reached?mac=52-54-00-b2-2f-86&platform=efi", 150*time.Second)
+			p.reached(t, "/reached?mac=52-54-00-b2-2f-86&platform=efi", 4*time.Minute)
 			d.wait("ipxe.efi was loaded by node2", func(e Event) bool {
 				return e.Source == SourceTFTP && e.Kind == KindFile && e.MAC == "52:54:00:b2:2f:86" && e.Message == "loaded ipxe.efi"
 			})
@@ -169,7 +169,7 @@ func TestHTTPBootMachineReachesMatchbox(t *testing.T) {
 			}
 			n.qemu(append(ovmf(t, t.TempDir()), "-fw_cfg", "name=opt/org.tianocore/IPv4PXESupport,string=n", "-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=n",
 				"-device", "virtio-net-pci,netdev=n,romfile=,mac=52:54:00:c3:61:77")...)
-			seen := p.reached(t, "/reached?mac=52-54-00-c3-61-77&platform=efi", 200*time.Second)
+			seen := p.reached(t, "/reached?mac=52-54-00-c3-61-77&platform=efi", 5*time.Minute)
 			if !slices.Contains(seen, "/assets/ipxe/ipxe.efi") {
 				t.Errorf("ipxe.efi was not loaded over HTTP: %q", seen)
 			}

@@ -25,7 +25,7 @@ func Render(c *cluster.Cluster, o Options) (Config, error) {
 		r.proxy()
 	case cluster.DHCPNone:
 		if url, err := BootURL(c); err == nil {
-			r.note("your DHCP server must send iPXE (user class iPXE, or option 175) to %s, and everything else to an iPXE of its architecture by TFTP or HTTP Boot", url)
+			r.note("your DHCP server must send iPXE (user class iPXE) to %s, and everything else to an iPXE of its architecture by TFTP or HTTP Boot", url)
 		}
 	default:
 		r.fail("network.dhcp: %q is none of full, proxy, none", c.Network.DHCP)
@@ -100,8 +100,8 @@ func (r *renderer) boot(o Options) {
 		tag := fileTag(a)
 		r.line("dhcp-match=set:%s,option:client-arch,%d", tag, a.number)
 	}
-	r.line("dhcp-userclass=set:ipxe,iPXE")
-	r.line("dhcp-match=set:ipxe,175")
+	// iPXE lists what it can do in option 175; 19 is HTTP. One that cannot, as in the ROMs of some cards, gets ours.
+	r.line("dhcp-match=set:ipxe,175,19")
 
 	r.line("\n# iPXE goes to matchbox, everything else to an iPXE of its architecture.")
 	r.line("enable-tftp")

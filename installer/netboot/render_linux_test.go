@@ -42,7 +42,7 @@ func FuzzRender(f *testing.F) {
 	f.Add("node1.example.com", "eth0", "http://matchbox:8080", "1h", "metal", "52:54:00:a1:9c:ae", "/srv/tftp")
 	f.Add("a\nb", "e,f", "http://x/\ny", "1h,2h", "#\n", "52:54:00:a1:9c:ae\n", "/a b")
 	f.Add("a\\b\"c", "br0#1", "http://[::1]:8080/a?b,c", "infinite\r", "\x00", "52-54-00-A1-9C-AE", "/srv//x")
-	known := []string{"#", "interface=", "except-interface=lo", "bind-dynamic", "no-hosts", "log-dhcp", "dhcp-match=set:", "dhcp-userclass=set:ipxe,iPXE", "enable-tftp",
+	known := []string{"#", "interface=", "except-interface=lo", "bind-dynamic", "no-hosts", "log-dhcp", "dhcp-match=set:", "dhcp-match=set:ipxe,175,19", "enable-tftp",
 		"tftp-root=/", "tftp-max=900", "dhcp-lease-max=", "dhcp-boot=tag:", "dhcp-option-force=tag:!ipxe,", "dhcp-authoritative", "dhcp-leasefile=/", "dhcp-ignore-names", "dhcp-range=", "dhcp-option=option:",
 		"domain=", "dhcp-host=", "domain-needed", "bogus-priv", "host-record=", "interface-name=", "no-resolv", "server="}
 	f.Fuzz(func(t *testing.T, name, card, url, lease, cluster_, mac, root string) {
