@@ -64,6 +64,7 @@ var mistakes = []struct {
 	{"no scheme", "http: http://matchbox.example.com:8080", "http: matchbox.example.com:8080", "matchbox.http", Error, "http:"},
 	{"a provisioner with a password", "http: http://matchbox.example.com:8080", "http: http://u:topsecret@matchbox.example.com:8080", "matchbox.http", Error, "http:"},
 	{"a query", "http: http://matchbox.example.com:8080", "http: http://matchbox.example.com:8080?a=b", "matchbox.http", Error, "http:"},
+	{"an iPXE variable", "http: http://matchbox.example.com:8080", "http: http://matchbox.example.com:8080/${x}", "matchbox.http", Error, "http:"},
 	{"localhost", "http: http://matchbox.example.com:8080", "http: http://localhost:8080", "matchbox.http", Error, "http:"},
 	{"rpc is a URL", "  http: http://matchbox.example.com:8080\n", "  http: http://matchbox.example.com:8080\n  rpc: https://matchbox.example.com:8081\n", "matchbox.rpc", Error, "rpc:"},
 	{"rpc without a port", "  http: http://matchbox.example.com:8080\n", "  http: http://matchbox.example.com:8080\n  rpc: matchbox.example.com\n", "matchbox.rpc", Error, "rpc:"},

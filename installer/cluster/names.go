@@ -116,7 +116,7 @@ func httpURL(s string, schemes ...string) string {
 		return fmt.Sprintf("%s goes on after its path; leave the part from ? or # out", printable(s))
 	case u.Path != "" && path.Clean(u.Path) != strings.TrimSuffix(u.Path, "/") && u.Path != "/":
 		return fmt.Sprintf("the path of %s is not in its shortest form; write %s", printable(s), path.Clean(u.Path))
-	case strings.ContainsAny(s, " \t\r\n\"'<>\\^`{|}"):
+	case strings.ContainsAny(s, " \t\r\n\"'<>\\^`{|}$;"):
 		return fmt.Sprintf("%s has a character that no URL has; write it as %%XX", printable(s))
 	}
 	if p := u.Port(); p != "" {
