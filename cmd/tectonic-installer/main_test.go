@@ -42,6 +42,7 @@ func TestUsageErrors(t *testing.T) {
 		{[]string{"images", "prune", "--keep", "0"}, "one version at least is kept"},
 		{[]string{"serve", "-adress=:8080"}, "no flag --adress"},
 		{[]string{"serve", "-address=8080"}, "is not HOST:PORT"},
+		{[]string{"watch", "--until", "happy"}, "it is one of accepted, installed, ready"},
 		{[]string{"timeline", "a", "b"}, "name one machine, or a MAC address"},
 	} {
 		code, out, errs := call(t, "", c.args...)
@@ -149,7 +150,7 @@ func TestFirstSteps(t *testing.T) {
 		code int
 		args []string
 	}{
-		{69, []string{"plan"}}, {69, []string{"apply"}}, {69, []string{"arm", "node1"}}, {69, []string{"timeline", "node1"}},
+		{69, []string{"plan"}}, {69, []string{"apply"}}, {69, []string{"arm", "node1"}}, {69, []string{"timeline", "node1"}}, {69, []string{"watch", "--once"}},
 		{1, []string{"arm", "nodeX"}}, {1, []string{"wipe", "node1"}}, {1, []string{"wipe", "node1", "--confirm", "node2"}},
 	} {
 		if code, out, errs := call(t, "node7\n", append(c.args, "-f", file)...); code != c.code || out != "" || errs == "" {

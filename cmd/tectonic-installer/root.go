@@ -49,7 +49,7 @@ configuration.`,
 	s := &session{Stdio: std, file: &file}
 	root.AddCommand(
 		newInit(s), newImport(s), newCheck(s), newCerts(s), newPlan(s), newApply(s),
-		newArm(s), newDisarm(s), newAccept(s), newWipe(s), newTimeline(s), newPower(s),
+		newArm(s), newDisarm(s), newAccept(s), newWipe(s), newWatch(s), newTimeline(s), newPower(s),
 		newServe(s), newExplain(s), newNetboot(s), newImages(s), cli.Version(std, "tectonic-installer", version),
 	)
 	return root
