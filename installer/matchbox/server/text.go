@@ -127,7 +127,7 @@ func firstLine(report string, err error) string {
 func translateButane(filled []byte) ([]byte, error) {
 	out, report, err := config.TranslateBytes(filled, common.TranslateBytesOptions{})
 	if err != nil {
-		return nil, errors.New(firstLine(report.String(), err) + " (" + err.Error() + ")")
+		return nil, errors.New(firstLine(report.String(), err))
 	}
 	return out, nil
 }
