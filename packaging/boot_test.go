@@ -111,6 +111,13 @@ func TestInstallerOnABootedHost(t *testing.T) {
 			t.Fatalf("cannot build %s: %v\n%s", program, err, out)
 		}
 	}
+	// The manual page knows every command that the program has.
+	for _, line := range strings.Split(run(t, o.Binary, "__complete", ""), "\n") {
+		name, _, ok := strings.Cut(line, "\t")
+		if ok && name != "help" && !strings.Contains(string(installerPage), name) {
+			t.Errorf("the manual page does not have the command %s", name)
+		}
+	}
 	o.Quick = true
 	for version, sub := range map[string]string{"v1.2.3": "old", "v1.3.0": "new"} {
 		o.Version = version
