@@ -321,10 +321,10 @@ func observer(store *machine.Store, log *slog.Logger) func(server.Event) {
 		switch path := strings.TrimPrefix(e.Path, "/"); path {
 		case "ipxe", "grub":
 			// The gate has written down what it decided.
-			if e.Profile != "" {
+			if e.Asked {
 				return
 			}
-			out.Source, out.Kind, out.Message = machine.SourceIPXE, "boot", "boots from the network: no group matches it, so it is told to boot from disk"
+			out.Source, out.Kind, out.Message = machine.SourceIPXE, "boot", "boots from the network: no group has anything for it to boot, so it is told to boot from disk"
 		case "ignition", "generic", "cloud":
 			out.Kind, out.Message = path, fmt.Sprintf("asked for its %s: %d", path, e.Status)
 		default:

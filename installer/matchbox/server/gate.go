@@ -77,6 +77,7 @@ func (s *Server) boot(r *request, disk map[string]string, script func(*profile, 
 	// The machine has its answer from here on, even if it hangs up: whether it saw it is not known.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), gateTime)
 	defer cancel()
+	r.asked = true
 	decision, err := s.options.Gate.Boot(ctx, r.labels)
 	if err == nil && decision.Install {
 		err = checkArgs(decision.Args)

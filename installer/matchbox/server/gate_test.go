@@ -121,13 +121,16 @@ func TestGateIsAskedEachTime(t *testing.T) {
 	}
 	rec := httptest.NewRecorder()
 	h.ServeHTTP(rec, httptest.NewRequest(http.MethodGet, "/ipxe?mac=52:54:00:00:00:77&hostname=%0ax", nil))
+	// There is a profile, with nothing to boot: the gate does not hear of it, the observer does.
+	h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/ipxe?mac=52:54:00:00:00:02", nil))
 	if want := []string{"#!ipxe\nkernel /k a t=1\ninitrd /i\nboot\n", "#!ipxe\nexit\n"}; !cmp.Equal(want, bodies) {
 		t.Error(cmp.Diff(want, bodies))
 	}
 	want := []Event{
-		{MAC: "52:54:00:00:00:01", Path: "/ipxe", Status: 200, Group: "m", Profile: "p", Install: true},
-		{MAC: "52:54:00:00:00:01", Path: "/ipxe", Status: 200, Group: "m", Profile: "p"},
+		{MAC: "52:54:00:00:00:01", Path: "/ipxe", Status: 200, Group: "m", Profile: "p", Asked: true, Install: true},
+		{MAC: "52:54:00:00:00:01", Path: "/ipxe", Status: 200, Group: "m", Profile: "p", Asked: true},
 		{MAC: "52:54:00:00:00:77", Path: "/ipxe", Status: 200},
+		{MAC: "52:54:00:00:00:02", Path: "/ipxe", Status: 200, Group: "none", Profile: "noboot"},
 	}
 	if diff := cmp.Diff(want, seen, cmpopts.IgnoreFields(Event{}, "Time", "Remote")); diff != "" {
 		t.Errorf("observed (-want +got):\n%s", diff)

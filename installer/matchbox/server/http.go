@@ -17,6 +17,7 @@ type request struct {
 
 	group   *group
 	profile *profile
+	asked   bool   // the gate was asked
 	install bool   // the gate let an installer go out
 	reason  string // why the answer is not what the profile says
 }
@@ -185,7 +186,7 @@ func (s *Server) record(r *request, seen *endpointFigures, began time.Time, rec 
 	if observe := s.options.Observe; observe != nil {
 		observe(Event{
 			Time: began, MAC: mac, Path: r.URL.Path, Status: rec.status, Group: groupID, Profile: profileID,
-			Install: r.install, Remote: remote(r.Request),
+			Asked: r.asked, Install: r.install, Remote: remote(r.Request),
 		})
 	}
 	log, level := s.options.Log, slog.LevelInfo

@@ -32,6 +32,7 @@ type Event struct {
 	Path           string
 	Status         int
 	Group, Profile string // what matched
+	Asked          bool   // the gate was asked, and has put it on record
 	Install        bool   // the gate let an installer go out
 	Remote         netip.Addr
 }
