@@ -23,7 +23,7 @@ const stopTimeout = 5 * time.Second
 // Run runs dnsmasq with the configuration until ctx ends or dnsmasq does, and gives every event to events, one at a
 // time, in order. It returns nil when ctx ended it. dnsmasq is a child in the network namespace of the calling thread
 // and is killed should this process die. log gets the lines that dnsmasq writes, but for the details of each packet; it
-// may be nil.
+// may be nil. It needs a /bin/sh.
 func Run(ctx context.Context, cfg Config, events func(Event), log func(line string)) error {
 	program, err := FindDnsmasq()
 	if err != nil {
@@ -38,6 +38,9 @@ func Run(ctx context.Context, cfg Config, events func(Event), log func(line stri
 		return err
 	}
 
+	// The ports, the neighbour table and dnsmasq are those of this thread's network namespace.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	ports := []string{"67"}
 	if !strings.Contains("\n"+string(cfg.Text), "\nport=0\n") {
 		ports = append(ports, "53")
@@ -51,11 +54,13 @@ func Run(ctx context.Context, cfg Config, events func(Event), log func(line stri
 		}
 	}
 
-	// The parent-death signal is sent when the thread that forked ends (prctl(2)), so this one is kept.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	cmd := exec.Command(program, "--keep-in-foreground", "--log-facility=-", "--pid-file", "--conf-file="+path)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
+	cmd := exec.Command("/bin/sh", "-c", guard, "dnsmasq-guard",
+		program, "--keep-in-foreground", "--log-facility=-", "--pid-file", "--conf-file="+path)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a terminal's Ctrl-C is for us, who end it
+	alive, err := cmd.StdinPipe()
+	if err != nil {
+		return fmt.Errorf("cannot run %s: %w", program, err)
+	}
 	stderr, err := cmd.StderrPipe()
 	if err != nil {
 		return fmt.Errorf("cannot run %s: %w", program, err)
@@ -64,9 +69,9 @@ func Run(ctx context.Context, cfg Config, events func(Event), log func(line stri
 		return fmt.Errorf("cannot run %s: %w", program, err)
 	}
 	ended := make(chan struct{})
-	go stop(ctx, cmd.Process, ended)
+	go stop(ctx, alive, cmd.Process.Pid, ended)
 
-	last := follow(stderr, newLogReader(time.Now, neighbour), events, log)
+	last := follow(stderr, newLogReader(time.Now, neighbour), remove, events, log)
 	err = cmd.Wait()
 	close(ended)
 	if ctx.Err() != nil {
@@ -75,27 +80,41 @@ func Run(ctx context.Context, cfg Config, events func(Event), log func(line stri
 	return exitError(err, last)
 }
 
+// guard runs its arguments and ends them when its standard input is closed, which happens however this process ends. A
+// parent-death signal would not do: the kernel forgets it when dnsmasq changes to its own user (prctl(2)).
+const guard = `exec 3<&0
+"$@" 3<&- </dev/null &
+server=$!
+{ read -r _ <&3; kill "$server"; } 2>/dev/null &
+watcher=$!
+exec 3<&-
+wait "$server"
+code=$?
+kill "$watcher" 2>/dev/null
+exit "$code"
+`
+
 // stop ends dnsmasq when ctx does.
-func stop(ctx context.Context, p *os.Process, ended <-chan struct{}) {
+func stop(ctx context.Context, alive io.Closer, group int, ended <-chan struct{}) {
 	select {
 	case <-ended:
 		return
 	case <-ctx.Done():
 	}
-	p.Signal(syscall.SIGTERM)
+	alive.Close()
 	timer := time.NewTimer(stopTimeout)
 	defer timer.Stop()
 	select {
 	case <-ended:
 	case <-timer.C:
-		p.Kill()
+		syscall.Kill(-group, syscall.SIGKILL)
 	}
 }
 
 // follow reads the log to its end and returns the last line that was written by dnsmasq itself rather than about a
 // packet: the reason, when it could not start. It reads on while events are delivered: a dnsmasq whose log is not read
-// stops serving.
-func follow(r io.Reader, reader *logReader, events func(Event), log func(string)) (last string) {
+// stops serving. started is called when dnsmasq has read its configuration.
+func follow(r io.Reader, reader *logReader, started func(), events func(Event), log func(string)) (last string) {
 	queue, delivered := newQueue(maxQueue), make(chan struct{})
 	go func() {
 		defer close(delivered)
@@ -120,6 +139,9 @@ func follow(r io.Reader, reader *logReader, events func(Event), log func(string)
 				log(printable(line))
 			}
 			if e, ok := reader.read(line); ok {
+				if e.Kind == KindStarted {
+					started()
+				}
 				queue.put(e)
 			}
 		}

@@ -1,12 +1,14 @@
 package netboot
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -365,6 +367,48 @@ func TestRunSaysWhyItCannot(t *testing.T) {
 			t.Errorf("%s: error %v, want %q", test.name, err, test.want)
 		}
 		cancel()
+	}
+}
+
+// Whoever kills us kills dnsmasq: a forgotten one would go on answering machines with what was true once.
+func TestDnsmasqEndsWithUs(t *testing.T) {
+	t.Parallel()
+	n := newTestnet(t)
+	cfg, _ := prepare(t, testCluster(cluster.DHCPFull))
+	child := exec.Command(os.Args[0])
+	child.Env = append(os.Environ(), "NETBOOT_TEST_RUN="+string(cfg.Text))
+	out, err := child.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n.in(n.server, child.Start)
+	t.Cleanup(func() { child.Process.Kill(); child.Wait() })
+	started, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil || started != KindStarted+"\n" {
+		t.Fatalf("the child said %q, %v", started, err)
+	}
+	serving := func() (yes bool) {
+		n.in(n.server, func() error {
+			yes = listens("67")
+			return nil
+		})
+		return yes
+	}
+	if !serving() {
+		t.Fatal("dnsmasq does not serve")
+	}
+	if err := child.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	deadline := time.After(10 * time.Second)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for serving() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatal("dnsmasq serves on after the one who ran it was killed")
+		}
 	}
 }
 

@@ -15,6 +15,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+func TestMain(m *testing.M) {
+	if conf := os.Getenv("NETBOOT_TEST_RUN"); conf != "" {
+		err := Run(context.Background(), Config{Text: []byte(conf)}, func(e Event) { fmt.Println(e.Kind) }, nil)
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
+
 // needTool skips where a program is missing, and fails in CI, where nothing may be missing.
 func needTool(t *testing.T, program, debian string) string {
 	t.Helper()
