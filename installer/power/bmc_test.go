@@ -40,10 +40,17 @@ func startBMC(t *testing.T, chassis lab.Chassis, users ...lab.BMCUser) *lab.BMC 
 	return b
 }
 
-// quick is a BMC's options with times that fit a loopback interface.
+// quick is a BMC's options with times that fit a loopback interface on a busy machine.
 func quick(address string) IPMI {
 	return IPMI{Address: address, Credentials: Credentials{user, password},
-		Answer: 150 * time.Millisecond, Settle: 300 * time.Millisecond, Poll: 20 * time.Millisecond, Command: 10 * time.Second}
+		Answer: 2 * time.Second, Settle: 300 * time.Millisecond, Poll: 20 * time.Millisecond, Command: 20 * time.Second}
+}
+
+// impatient is for a BMC that does not answer.
+func impatient(address string) IPMI {
+	o := quick(address)
+	o.Answer, o.Command = 150*time.Millisecond, 10*time.Second
+	return o
 }
 
 func open(t *testing.T, o IPMI) Machine {

@@ -74,6 +74,7 @@ func (m *ipmi) do(ctx context.Context, doing string, f func(context.Context, *cl
 		return m.explain(doing, errors.New("it was closed"))
 	}
 	var err error
+	denied := false
 	for range tries {
 		if err = m.open(ctx); err != nil {
 			break // open has its own tries
@@ -84,7 +85,12 @@ func (m *ipmi) do(ctx context.Context, doing string, f func(context.Context, *cl
 		}
 		var completion *types.ResponseError
 		if errors.As(err, &completion) {
-			break // an answer
+			// A session was made an operator's when it was opened. OpenIPMI's BMC forgets that when the message that
+			// opened it comes a second time, so that a refusal is believed when a new session gets it too.
+			if completion.CompletionCode() != types.CodeInsufficientPrivilege || denied {
+				break // an answer
+			}
+			denied = true
 		}
 		// The BMC does not know the session any more, or is gone. A new login tells.
 		m.drop()

@@ -81,7 +81,7 @@ func TestLoginFailures(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			o := quick(tt.address)
+			o := impatient(tt.address)
 			o.Credentials = Credentials{tt.username, tt.password}
 			start := time.Now()
 			_, err := OpenIPMI(within(t, 30*time.Second), o)
@@ -107,7 +107,9 @@ func TestCipherSuites(t *testing.T) {
 	t.Parallel()
 	b := startBMC(t, nil)
 	r := startRelay(t, b.Address.String(), 1, badness{})
-	m := open(t, quick(r.Address))
+	o := quick(r.Address)
+	o.Answer = time.Second
+	m := open(t, o)
 	if err := b.Restart(t.Context()); err != nil { // a new session is needed
 		t.Fatal(err)
 	}
@@ -191,7 +193,9 @@ func TestLies(t *testing.T) {
 	t.Run("on is shown late", func(t *testing.T) {
 		t.Parallel()
 		l := &liar{power: func(told bool, asked int) bool { return told && asked > 6 }}
-		if err := open(t, quick(startBMC(t, l).Address.String())).On(within(t, 30*time.Second)); err != nil {
+		o := quick(startBMC(t, l).Address.String())
+		o.Settle = 10 * time.Second
+		if err := open(t, o).On(within(t, 30*time.Second)); err != nil {
 			t.Error(err)
 		}
 		if n := count(l.Calls(), "power true"); n != 1 {
@@ -273,7 +277,7 @@ func TestResetMidCommand(t *testing.T) {
 		once.Do(func() { go func() { reset <- b.Restart(context.Background()) }() })
 	}
 	b = startBMC(t, sw)
-	m := open(t, quick(b.Address.String()))
+	m := open(t, impatient(b.Address.String()))
 	if err := m.On(within(t, 30*time.Second)); err != nil || !sw.Power() {
 		t.Fatalf("%v; power %t", err, sw.Power())
 	}
@@ -289,7 +293,7 @@ func TestResetMidCommand(t *testing.T) {
 func TestHang(t *testing.T) {
 	t.Parallel()
 	b := startBMC(t, nil)
-	o := quick(b.Address.String())
+	o := impatient(b.Address.String())
 	o.Command = 2 * time.Second
 	m := open(t, o)
 	if err := b.Hang(); err != nil {
