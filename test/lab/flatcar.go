@@ -22,7 +22,7 @@ var flatcarFiles embed.FS
 // it calls, what flatcar-install calls, and curl for what an installed system reports.
 var flatcarPackages = []string{
 	"systemd", "systemd-sysv", "systemd-resolved", "udev", "dbus", "kmod", "netbase", "passwd", "mount", "util-linux", "iproute2",
-	"ignition", "curl", "ca-certificates", "gpgv", "bzip2", "e2fsprogs", "efibootmgr",
+	"ignition", "curl", "ca-certificates", "gpgv", "bzip2", "lbzip2", "e2fsprogs", "efibootmgr",
 	"busybox-static", "linux-image-cloud-amd64", "systemd-boot-efi", "syslinux-common",
 }
 
@@ -33,7 +33,7 @@ var flatcarModules = []string{
 }
 
 // flatcarLateModules are in the system for whoever asks for them.
-var flatcarLateModules = []string{"efivarfs", "fat", "vfat", "nls_cp437", "nls_ascii", "nls_iso8859-1"}
+var flatcarLateModules = []string{"efivarfs", "button", "evdev", "fat", "vfat", "nls_cp437", "nls_ascii", "nls_iso8859-1"}
 
 // flatcarUnneeded is left out of the system: what only Debian's installation of packages needs, and what is big.
 var flatcarUnneeded = []string{
@@ -42,7 +42,7 @@ var flatcarUnneeded = []string{
 	"usr/lib/x86_64-linux-gnu/perl*", "usr/lib/x86_64-linux-gnu/libperl*", "usr/lib/x86_64-linux-gnu/gconv", "usr/lib/x86_64-linux-gnu/libapt*",
 	"usr/lib/x86_64-linux-gnu/libstdc++*", "usr/lib/x86_64-linux-gnu/libmvec*", "usr/lib/x86_64-linux-gnu/libdb-5*",
 	"usr/lib/udev/hwdb*", "etc/udev/hwdb*", "usr/bin/perl*", "usr/bin/ignition-validate", "usr/bin/busybox", "usr/bin/openssl", "usr/bin/apt*", "usr/bin/dpkg*",
-	"usr/bin/localedef", "usr/bin/systemd-analyze", "usr/sbin/tc", "usr/sbin/rdma", "usr/sbin/devlink", "usr/sbin/debugfs",
+	"usr/bin/localedef", "usr/bin/bash", "usr/bin/rbash", "usr/bin/ss", "usr/bin/tar", "usr/sbin/ldconfig", "usr/bin/localectl", "usr/bin/timedatectl", "usr/bin/hostnamectl", "var/lib/systemd/catalog", "usr/bin/systemd-analyze", "usr/sbin/tc", "usr/sbin/rdma", "usr/sbin/devlink", "usr/sbin/debugfs",
 	"usr/share/zoneinfo", "usr/share/zsh", "usr/share/bash-completion", "usr/share/common-licenses", "usr/share/doc*", "usr/share/info", "usr/share/man",
 	"usr/share/locale", "usr/share/lintian", "usr/share/polkit-1", "usr/share/i18n", "usr/share/terminfo", "usr/share/gdb", "usr/lib/terminfo",
 	"usr/lib/systemd/system/apt-*", "usr/lib/systemd/system/dpkg-*", "usr/lib/systemd/system/e2scrub*", "etc/systemd/system/*.wants",
@@ -56,7 +56,7 @@ var flatcarMasked = []string{
 	"getty@.service", "serial-getty@.service", "console-getty.service", "getty.target", "systemd-firstboot.service", "systemd-hwdb-update.service",
 	"ldconfig.service", "systemd-journal-catalog-update.service", "systemd-sysusers.service", "systemd-update-done.service", "systemd-update-utmp.service",
 	"systemd-update-utmp-runlevel.service", "systemd-random-seed.service", "systemd-boot-system-token.service",
-	"systemd-pstore.service", "systemd-binfmt.service", "systemd-logind.service", "systemd-user-sessions.service", "systemd-tmpfiles-clean.timer",
+	"systemd-pstore.service", "systemd-binfmt.service", "systemd-user-sessions.service", "systemd-tmpfiles-clean.timer",
 	"systemd-journal-flush.service", "systemd-remount-fs.service", "fstrim.timer", "modprobe@drm.service", "modprobe@configfs.service",
 	"modprobe@fuse.service", "modprobe@dm_mod.service", "modprobe@loop.service", "kmod-static-nodes.service",
 	"dev-hugepages.mount", "dev-mqueue.mount", "sys-kernel-debug.mount", "sys-kernel-tracing.mount", "sys-fs-fuse-connections.mount", "sys-kernel-config.mount",

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -55,6 +56,8 @@ type Machine struct {
 	qemu  *qemu  // nil: off
 	boots int
 	since time.Time
+	bmcs  []*BMC
+	netns []*os.File
 }
 
 // Machine makes a machine. It ends with the lab, or by Close.
@@ -199,13 +202,41 @@ func (m *Machine) Wait(ctx context.Context) error {
 	}
 }
 
-// Close pulls the plug and removes the machine.
+// Close pulls the plug and removes the machine, and its BMC.
 func (m *Machine) Close() error {
 	err := m.SetPower(false)
+	for _, bmc := range m.bmcs {
+		err = errors.Join(err, bmc.Close())
+	}
+	for _, ns := range m.netns {
+		ns.Close()
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
 	m.lab.spawn.output(ctx, m.lab.net, "", "ip", "link", "delete", m.tap)
 	return errors.Join(err, os.RemoveAll(m.dir))
+}
+
+// StartBMC gives the machine a BMC with a network card of its own on the bridge.
+func (m *Machine) StartBMC(ctx context.Context, address string, users ...BMCUser) (*BMC, error) {
+	at, err := netip.ParseAddr(address)
+	if err != nil {
+		return nil, fmt.Errorf("cannot start the BMC of %s: %w", m.Name, err)
+	}
+	ns, err := m.lab.attach(ctx, "bmc"+strings.TrimPrefix(m.tap, "tap"), address)
+	if err != nil {
+		return nil, err
+	}
+	bmc, err := StartBMC(ctx, BMCOptions{Netns: ns, Address: netip.AddrPortFrom(at, 623), Users: users, Chassis: m})
+	if err != nil {
+		ns.Close()
+		return nil, err
+	}
+	m.mu.Lock()
+	m.bmcs = append(m.bmcs, bmc)
+	m.netns = append(m.netns, ns)
+	m.mu.Unlock()
+	return bmc, nil
 }
 
 // start runs the firmware from its beginning; the caller holds the lock. A reset ends the process too, so that the

@@ -18,21 +18,23 @@ import (
 const ProvisionerAddress = "10.77.0.3"
 
 // Provisioner is the host that machines boot from: the machine's own programs in a network namespace on the bridge,
-// with /etc, /root, /tmp, /var
-// and /usr/local/bin of its own. Nothing of the product runs there until somebody starts it.
+// with /etc, /usr, /root,
+// /tmp and /var of its own. Nothing of the product runs there until somebody starts it.
 type Provisioner struct {
 	*Host
 	holder *exec.Cmd
 }
 
-// provisionerScript is process 1 of the provisioner's process namespace. What is written to /etc goes to a layer of the
-// lab's; the other directories are the lab's own.
+// provisionerScript is process 1 of the provisioner's process namespace. What is written to /etc and /usr goes to layers
+// of the lab's; the other directories are the lab's own.
 const provisionerScript = `set -e
-dir=$1
+dir=$1 cache=$2
 mount --make-rprivate /
 mount -t proc proc /proc
-mount -t overlay overlay -o "lowerdir=/etc,upperdir=$dir/etc,workdir=$dir/work" /etc
-for name in root tmp var usr/local/bin; do mount --bind "$dir/$name" "/$name"; done
+for name in etc usr; do mount -t overlay overlay -o "lowerdir=/$name,upperdir=$dir/$name,workdir=$dir/work/$name" "/$name"; done
+mount --bind "$cache" "$dir/var/lab"
+mount -o remount,bind,ro "$dir/var/lab"
+for name in root tmp var; do mount --rbind "$dir/$name" "/$name"; done
 echo up
 exec sleep infinity
 `
@@ -55,14 +57,14 @@ func (l *Lab) Provisioner(ctx context.Context) (*Provisioner, error) {
 }
 
 func (p *Provisioner) start(ctx context.Context) error {
-	for _, dir := range []string{"etc", "work", "root", "tmp", "var/lib", "var/tmp", "var/log", "var/cache", "usr/local/bin"} {
+	for _, dir := range []string{"etc", "usr", "work/etc", "work/usr", "root", "tmp", "var/lib", "var/tmp", "var/log", "var/cache", "var/lab"} {
 		if err := os.MkdirAll(filepath.Join(p.dir, dir), 0o755); err != nil {
 			return err
 		}
 	}
 	// DNS is what the provisioner serves itself; until it does, nothing answers, at once.
 	files := map[string]string{
-		"resolv.conf": "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n",
+		"resolv.conf": "nameserver " + ProvisionerAddress + "\noptions timeout:1 attempts:1\n",
 		"hosts":       "127.0.0.1 localhost\n",
 	}
 	for name, text := range files {
@@ -80,7 +82,7 @@ func (p *Provisioner) start(ctx context.Context) error {
 	}
 	defer console.Close()
 	// It outlives the caller's context; close ends it, or the lab's end.
-	p.holder = exec.CommandContext(context.Background(), "/bin/sh", "-c", provisionerScript, "provisioner", p.dir)
+	p.holder = exec.CommandContext(context.Background(), "/bin/sh", "-c", provisionerScript, "provisioner", p.dir, p.lab.Cache.Dir)
 	p.holder.Stderr = console
 	stdout, err := p.holder.StdoutPipe()
 	if err != nil {
@@ -124,11 +126,11 @@ func (p *Provisioner) close() error {
 	return os.RemoveAll(p.dir)
 }
 
-// Netns is the provisioner's network namespace, for what else shall be reached there.
-func (p *Provisioner) Netns() *os.File { return p.netns }
-
-// AddAddress gives the provisioner a further address on the bridge, that of a BMC for instance.
-func (p *Provisioner) AddAddress(ctx context.Context, address string) error {
-	_, err := p.lab.spawn.output(ctx, p.netns, "", "ip", "addr", "add", address+"/24", "dev", "eth0")
-	return err
+// CachePath is where the provisioner sees a path of the lab's cache, read-only.
+func (p *Provisioner) CachePath(path string) string {
+	rest, err := filepath.Rel(p.lab.Cache.Dir, path)
+	if err != nil {
+		return path
+	}
+	return filepath.Join("/var/lab", rest)
 }

@@ -69,7 +69,7 @@ echo "Downloading, writing and verifying $image..."
 modified=1
 # The signature covers the file as it is downloaded: it is verified while the image is on its way to the disk.
 mkfifo "$work/compressed"
-bzip2 -cd <"$work/compressed" | dd of="$device" bs=1M iflag=fullblock conv=nocreat,fsync status=none &
+lbzip2 -cd <"$work/compressed" | dd of="$device" bs=1M iflag=fullblock conv=nocreat,fsync status=none &
 writer=$!
 fetch "$url" | tee "$work/compressed" | gpgv --quiet --keyring "$key" "$work/$image.sig" - || die "the signature of $image does not fit"
 wait $writer || die "cannot write $image to $device"
