@@ -133,6 +133,10 @@ func TestInstallerOnABootedHost(t *testing.T) {
 	if _, err := credentials.Create(filepath.Join(dir, "certs"), credentials.Options{Cluster: "lab", Names: []string{"matchbox.example.com", "127.0.0.1"}, Validity: 90 * 24 * time.Hour}); err != nil {
 		t.Fatal(err)
 	}
+	h.withNetboot(filepath.Join(dir, "cluster"))
+	if _, err := credentials.Create(filepath.Join(dir, "cluster/tls"), credentials.Options{Cluster: "lab", Names: []string{"matchbox.example.com"}, Validity: 90 * 24 * time.Hour}); err != nil {
+		t.Fatal(err)
+	}
 	said, rest := h.boot(dir, "testdata/drive-installer.sh")
 	want := `after install: inactive inactive disabled disabled
 matchbox.service active enabled
@@ -144,10 +148,83 @@ GET /assets/tectonic-machine/x86_64/tectonic-machine: HTTP/1.1 200 OK
 listens on 8080 8081 8443
 cannot write beside its data: Read-only file system
 without a cluster file: ConditionResult=no inactive
+with one: active, dnsmasq as nobody, serves DHCP TFTP DNS, boot files undionly.kpxe
 after the upgrade: active, another process, discovered 1
 after erase: inactive LoadState=not-found, matchbox.service active, user matchbox, data kept
 `
 	if diff := cmp.Diff(strings.Split(want, "\n"), strings.Split(said, "\n")); diff != "" {
 		t.Errorf("(-want +got):\n%s\n%s", diff, rest)
 	}
+}
+
+// withNetboot puts this machine's dnsmasq and its boot files onto the host, and a cluster file into dir.
+func (h *host) withNetboot(dir string) {
+	t := h.t
+	t.Helper()
+	need(t, "dnsmasq", "ip", "ldd")
+	const firmware = "/usr/lib/ipxe/undionly.kpxe"
+	if _, err := os.Stat(firmware); err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	files := []string{firmware}
+	for _, program := range []string{"dnsmasq", "ip"} {
+		file, err := exec.LookPath(program)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, file)
+		for _, word := range strings.Fields(run(t, "ldd", file)) {
+			if strings.HasPrefix(word, "/") {
+				files = append(files, word)
+			}
+		}
+	}
+	for _, file := range files {
+		// /lib is a link to usr/lib here and there.
+		dir, err := filepath.EvalSymlinks(filepath.Dir(file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		to := h.path(filepath.Join(dir, filepath.Base(file)))
+		if _, err := os.Stat(to); err == nil {
+			continue
+		}
+		if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		run(t, "cp", "--dereference", "--preserve=mode", file, to)
+	}
+	var machines strings.Builder
+	for i := 1; i <= 3; i++ {
+		role := "worker"
+		if i == 1 {
+			role = "controller"
+		}
+		fmt.Fprintf(&machines, "  - {name: node%[1]d, macs: [\"52:54:00:a1:9c:0%[1]d\"], dnsName: node%[1]d.example.com, address: 10.77.0.2%[1]d, role: %[2]s, power: {driver: manual}}\n", i, role)
+	}
+	write(t, filepath.Join(dir, "cluster.yaml"), `apiVersion: installer.tectonic/v1alpha1
+kind: Cluster
+name: lab
+dns: {controller: k8s.example.com, ingress: tectonic.example.com}
+podCIDRs: [10.2.0.0/16]
+serviceCIDRs: [10.3.0.0/16]
+sshKeys: [ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f operator]
+matchbox:
+  http: http://matchbox.example.com:8080
+  rpc: matchbox.example.com:8081
+  machines: matchbox.example.com:8443
+  tls: {ca: tls/ca.crt, certificate: tls/client.crt, key: tls/client.key}
+network:
+  dhcp: full
+  interface: metal0
+  subnet: 10.77.0.0/24
+  range: {start: 10.77.0.100, end: 10.77.0.150}
+  gateway: 10.77.0.1
+  dns: true
+os: {name: flatcar, channel: stable, version: 3510.2.0}
+machines:
+`+machines.String())
 }

@@ -46,6 +46,26 @@ nsenter --target "$(pid)" --mount touch /etc/matchbox/x 2>&1 | sed 's/.*: /canno
 systemctl start $netboot
 echo "without a cluster file: $(systemctl show --property=ConditionResult $netboot) $(state $netboot)"
 
+ip link add metal0 type veth peer name metal1
+ip link set metal1 up
+ip address add 10.77.0.1/24 dev metal0
+ip link set metal0 up
+cp -r /lab/cluster/. /etc/tectonic-installer/
+systemctl start $netboot
+bound() { grep -q " [0-9A-F]*:$1 [0-9A-F]*:0000 07 " /proc/net/udp; }
+tries=100
+until bound 0043 && bound 0045 && bound 0035 || [ "$tries" = 0 ]; do
+    sleep 0.1
+    tries=$((tries - 1))
+done
+serves=
+bound 0043 && serves="$serves DHCP"
+bound 0045 && serves="$serves TFTP"
+bound 0035 && serves="$serves DNS"
+dnsmasq=$(grep -lx dnsmasq /proc/[0-9]*/comm | head -n 1)
+echo "with one: $(state $netboot), dnsmasq as $(stat -c %U "${dnsmasq%/comm}"), serves$serves, boot files $(cd /var/lib/tectonic-installer/tftpboot && ls undionly.kpxe)"
+systemctl stop $netboot
+
 before=$(pid)
 rpm --upgrade --nodeps /lab/new/*.rpm
 until_state $installer active
