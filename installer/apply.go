@@ -87,15 +87,27 @@ func Apply(ctx context.Context, c *cluster.Cluster, o ApplyOptions) (Plan, error
 	return plan, errors.Join(errs...)
 }
 
-// connect reaches both APIs, or says why not before anything is changed.
+// connect reaches both APIs, or says why not before anything is changed. Install groups in a matchbox that knows no states
+// would wipe every machine that boots from the network, so both must be the same server unless matchbox is external.
 func connect(ctx context.Context, c *cluster.Cluster) (*matchbox.Client, *api.Client, error) {
 	machines, err := Machines(c)
 	if err != nil {
 		return nil, nil, err
 	}
 	mb, err := dialMatchbox(ctx, c)
+	if err != nil || c.Matchbox.External {
+		return mb, machines, err
+	}
+	var states string
+	err = machines.Get(ctx, askInstance, nil, &states)
+	if err == nil {
+		var groups string
+		if groups, err = mb.Instance(ctx); err == nil && groups != states {
+			err = fmt.Errorf("nothing was changed: the matchbox at %s does not keep the machines' states that %s has, and would serve an installer to every network boot; set matchbox.external: true in %s, or point both to the same \"tectonic-installer serve\"", c.Matchbox.RPC, c.Matchbox.Machines, c.Path)
+		}
+	}
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, errors.Join(err, mb.Close())
 	}
 	return mb, machines, nil
 }

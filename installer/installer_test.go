@@ -374,6 +374,12 @@ func TestExternalMatchbox(t *testing.T) {
 	startServe(t, config, slog.New(slog.DiscardHandler))
 	s.serve("--matchbox-endpoint="+rpc, "--matchbox-cert-file="+s.path("tls/client.crt"), "--matchbox-key-file="+s.path("tls/client.key"))
 	s.cluster.Matchbox.External, s.cluster.Matchbox.HTTP, s.cluster.Matchbox.RPC = true, "http://"+http, rpc
+	// A cluster file that takes it for ours must not put installers there.
+	s.cluster.Matchbox.External = false
+	if _, err := Apply(t.Context(), s.cluster, ApplyOptions{}); err == nil || !strings.Contains(err.Error(), "set matchbox.external: true") {
+		t.Errorf("apply to a matchbox without states: %v", err)
+	}
+	s.cluster.Matchbox.External = true
 	s.apply()
 	const mac = "52:54:00:00:00:01"
 	nothing := s.boot(mac)

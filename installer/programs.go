@@ -23,6 +23,7 @@ var architectures = []string{"x86_64", "aarch64"}
 const (
 	askPrograms = "programs" // architecture to SHA-512, in hex
 	askExplain  = "explain"  // Explained, of the labels in the query
+	askInstance = "instance" // what matchbox.Client.Instance says of the same process
 )
 
 // PublishPrograms copies tectonic-machine into the assets, where machines fetch it, and gives the SHA-512 of each, by

@@ -2,6 +2,7 @@ package installer
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -66,6 +67,7 @@ type provisioner struct {
 	rpc       *grpc.Server
 	serve     []func() error
 	external  *external // nil: no external matchbox
+	instance  string    // of this process
 }
 
 func (p *provisioner) open(ctx context.Context, sockets server.Sockets) error {
@@ -120,7 +122,8 @@ func (p *provisioner) openStore(options *server.Options) error {
 		}
 		p.Log.Info("machines are told to report here; --machine-url changes it", "url", p.MachineURL)
 	}
-	options.Gate = gate{p.store, p.MachineURL}
+	p.instance = rand.Text()
+	options.Gate, options.Instance = gate{p.store, p.MachineURL}, p.instance
 	options.Observe = observer(p.store, p.Log)
 	return nil
 }
@@ -213,6 +216,7 @@ func (p *provisioner) openMachines(ctx context.Context, activated net.Listener) 
 	s := server.HTTPServer(api.Handler(p.store, api.Options{Log: p.Log, Answers: map[string]func(url.Values) any{
 		askPrograms: func(url.Values) any { return sums },
 		askExplain:  explain,
+		askInstance: func(url.Values) any { return p.instance },
 	}}), p.Log)
 	s.TLSConfig = config
 	p.add("machines", tls.NewListener(l, config), s)

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 
@@ -39,6 +40,9 @@ func (s *Server) ServerOptions() []grpc.ServerOption {
 
 func (s *Server) observeCall(ctx context.Context, req any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (any, error) {
 	began := time.Now()
+	if s.options.Instance != "" {
+		_ = grpc.SetHeader(ctx, metadata.Pairs(matchbox.InstanceHeader, s.options.Instance))
+	}
 	response, err := handle(ctx, req)
 	method := info.FullMethod[strings.LastIndexByte(info.FullMethod, '/')+1:]
 	s.figures.calls.WithLabelValues(method, status.Code(err).String()).Inc()

@@ -19,10 +19,13 @@ type Options struct {
 	AssetsPath string // a directory that exists; empty: no assets
 	// KeyRingPath names an OpenPGP secret keyring, binary or armoured; empty: no signatures. Passphrase opens its keys.
 	KeyRingPath, Passphrase string
-	Gate                    Gate        // nil: every request is answered, as matchbox does
-	Observe                 func(Event) // nil: nobody is told. It is called in the request's goroutine and must not wait.
-	Log                     *slog.Logger
-	Registry                *prometheus.Registry // nil: one of its own, with Go's and the process's figures
+	Gate                    Gate // nil: every request is answered, as matchbox does
+	// Instance is told to operators with each answer of the gRPC API, so that they know which Gate stands before what
+	// they write. Empty: there is none.
+	Instance string
+	Observe  func(Event) // nil: nobody is told. It is called in the request's goroutine and must not wait.
+	Log      *slog.Logger
+	Registry *prometheus.Registry // nil: one of its own, with Go's and the process's figures
 }
 
 // Event is a request that was answered.
