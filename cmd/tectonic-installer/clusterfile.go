@@ -69,6 +69,9 @@ that is there already is left alone, and named.`,
 			for _, n := range imported.Notes {
 				s.note("note: %s", n)
 			}
+			for _, f := range imported.Findings {
+				s.note("to fill in: %v", f)
+			}
 			s.note("next: look through %s, then \"tectonic-installer check --offline -f %[1]s\"", filepath.Join(directory, "cluster.yaml"))
 			return nil
 		},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -108,11 +109,12 @@ func specFrom(spec *images.Spec, c *cluster.Cluster) {
 
 func newImagesList(s *session, assets *string) *cobra.Command {
 	var output string
+	var verify bool
 	c := &cobra.Command{
 		Use:   "list",
 		Short: "List the trees that are published",
 		Args:  cli.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
+		RunE: func(c *cobra.Command, _ []string) error {
 			if err := cli.CheckOutput(output); err != nil {
 				return err
 			}
@@ -120,9 +122,19 @@ func newImagesList(s *session, assets *string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return s.showTrees(output, trees, "")
+			if err := s.showTrees(output, trees, ""); err != nil || !verify {
+				return err
+			}
+			bar := images.NewBar(s.Err, cli.IsTerminal(s.Err), cli.Width(s.Err))
+			var damaged []error
+			for _, t := range trees {
+				damaged = append(damaged, images.Verify(c.Context(), t, bar.Step))
+			}
+			bar.End()
+			return errors.Join(damaged...)
 		},
 	}
+	c.Flags().BoolVar(&verify, "verify", false, "read every file again, and name what is no longer as it was published")
 	cli.OutputFlag(c, &output)
 	return c
 }
