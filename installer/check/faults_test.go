@@ -36,7 +36,7 @@ func TestFaults(t *testing.T) {
 			return os.Chmod(filepath.Join(s.dir, "tls/client.key"), 0o644)
 		}, []string{"failed tls client.crt: has no usable key"}},
 		{"no credentials", func(_ *testing.T, s *site) error { return os.RemoveAll(filepath.Join(s.dir, "tls")) },
-			[]string{"failed tls client.crt: ca.crt certs create"}},
+			[]string{"failed tls client.crt: ca.crt tectonic-installer certs"}},
 		{"credentials of another authority", func(_ *testing.T, s *site) error {
 			dir := filepath.Join(s.dir, "tls")
 			if err := os.RemoveAll(dir); err != nil {

@@ -47,7 +47,7 @@ func (r *run) tlsFiles(context.Context) []Result {
 	certificates, err := credentials.InspectClient(ca, certificate, key, r.o.Now())
 	if err != nil {
 		return []Result{{Name: "tls", Target: certificate, Level: Failed, Message: oneLine(err),
-			Do: "\"tectonic-installer certs create\" makes them; or name them in matchbox.tls", Line: r.c.Line("matchbox.tls")}}
+			Do: "\"tectonic-installer certs\" makes them; or name them in matchbox.tls", Line: r.c.Line("matchbox.tls")}}
 	}
 	var results []Result
 	for _, c := range certificates {
