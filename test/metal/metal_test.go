@@ -45,17 +45,13 @@ func TestSite(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := &siteTest{Site: site, ctx: ctx, logf: logf}
+	stop := func() {}
 	t.Cleanup(func() {
 		if t.Failed() {
 			s.explain(t)
 		}
+		stop()
 	})
-	var stop func()
-	defer func() {
-		if stop != nil {
-			stop()
-		}
-	}()
 	for _, step := range []struct {
 		name string
 		run  func(*testing.T)
@@ -67,14 +63,15 @@ func TestSite(t *testing.T) {
 			}
 		}},
 		{"serve", func(t *testing.T) {
-			var err error
-			if stop, err = s.Serve(ctx); err != nil {
+			end, err := s.Serve(ctx)
+			if err != nil {
 				t.Fatal(err)
 			}
+			stop = end
 		}},
 		{"apply, twice", func(t *testing.T) {
 			s.run(t, "apply")
-			if out := s.run(t, "apply"); !strings.Contains(out, "0 were created, 0 updated, 0 deleted") {
+			if out := s.run(t, "apply"); !strings.Contains(out, "Nothing to do") {
 				t.Errorf("the second apply changed something: %s", out)
 			}
 		}},
