@@ -219,6 +219,8 @@ func (p *provisioner) openMachines(ctx context.Context, activated net.Listener) 
 		askInstance: func(url.Values) any { return p.instance },
 	}}), p.Log)
 	s.TLSConfig = config
+	// It bounds handshakes, too: many machines that are switched on at once wait for theirs, and would come again and again.
+	s.ReadHeaderTimeout = 30 * time.Second
 	p.add("machines", tls.NewListener(l, config), s)
 	return nil
 }

@@ -46,7 +46,7 @@ type fleet struct {
 	took    map[string][]time.Duration
 }
 
-// session is a connection of one program on a machine: iPXE, Ignition, the installer, curl.
+// session is a connection of one program on a machine: iPXE, Ignition, the installer, curl. HTTP/1.1, as installer/live.
 type session struct {
 	f         *fleet
 	client    *http.Client
@@ -56,7 +56,7 @@ type session struct {
 
 func (f *fleet) session(took map[string]time.Duration) *session {
 	t := &http.Transport{
-		TLSClientConfig: &tls.Config{RootCAs: f.roots, MinVersion: tls.VersionTLS12}, ForceAttemptHTTP2: true,
+		TLSClientConfig: &tls.Config{RootCAs: f.roots, MinVersion: tls.VersionTLS12},
 		MaxConnsPerHost: 1, ReadBufferSize: 2 << 10, WriteBufferSize: 2 << 10,
 	}
 	return &session{f: f, transport: t, client: &http.Client{Transport: t}, took: took}
