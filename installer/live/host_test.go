@@ -212,7 +212,7 @@ func (p *provisionerDouble) live(h *host) *Live {
 	h.write(PathCA, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: p.server.Certificate().Raw})))
 	h.write("/proc/cmdline", fmt.Sprintf("BOOT_IMAGE=vmlinuz console=ttyS0 %s=%s %s=%s %s=%s\n",
 		machine.ArgServer, p.server.URL, machine.ArgToken, testToken, machine.ArgMAC, testMAC))
-	return &Live{Root: h.root, Out: testOutput{p.t}, patience: 3 * time.Second, End: func(_ context.Context, how string) error {
+	return &Live{Root: h.root, Out: testOutput{p.t}, patience: 10 * time.Second, End: func(_ context.Context, how string) error {
 		p.ends = append(p.ends, how)
 		return nil
 	}}
