@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"text/tabwriter"
@@ -28,7 +29,7 @@ type result struct {
 	opened            time.Duration // reading that state again
 	retried           int64         // calls that found no answer and were made again
 	took              map[string][]time.Duration
-	load              [2]string
+	load              [2]float64
 }
 
 func run(ctx context.Context, s settings) (r *result, err error) {
@@ -226,16 +227,20 @@ func (r *result) show(w io.Writer, s settings) {
 		fmt.Fprintf(out, "%s\t%s\t%s\t%s\t\n", call, at(0.5), at(0.99), at(1))
 	}
 	out.Flush()
-	fmt.Fprintf(w, "\nLoad average %s before and %s after, on %d processors, which the machines share with the provisioner.\n", r.load[0], r.load[1], runtime.NumCPU())
+	fmt.Fprintf(w, "\nLoad average %.1f before and %.1f after, on %d processors, which the machines share with the provisioner.\n", r.load[0], r.load[1], runtime.NumCPU())
+	if r.load[0] > float64(runtime.NumCPU())+1 {
+		fmt.Fprintln(w, "BUSY: other work ran beside this one. Measure again on a quiet machine.")
+	}
 }
 
 func mb(n int64) float64 { return float64(n) / 1e6 }
 
-func load() string {
+func load() float64 {
 	text, err := os.ReadFile("/proc/loadavg")
 	if err != nil {
-		return "?"
+		return 0
 	}
 	first, _, _ := strings.Cut(string(text), " ")
-	return first
+	n, _ := strconv.ParseFloat(first, 64)
+	return n
 }
