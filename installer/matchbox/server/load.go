@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"unicode/utf8"
 	"unique"
 
@@ -74,13 +73,13 @@ func checkID(k kind, id string) error {
 // pair is one requirement of a selector, or one label.
 type pair struct{ key, value string }
 
-// group is a group as it is served. It never changes, but for what the index keeps in it; a changed file makes a new one.
+// group is a group as it is served. It never changes, but for next; a changed file makes a new one.
 // There may be a hundred thousand, so it is small: what can be had from pairs is not kept.
 type group struct {
 	id, name, profile string
 	pairs             []pair // the selector, sorted by key, the MAC normalised
 	metadata          json.RawMessage
-	lines             atomic.Pointer[metadataLines]
+	lines             metadataLines
 
 	next *group // the next by id with the same selector; the index's lock is for this
 }
@@ -120,7 +119,7 @@ func readGroup(id string, text []byte) (*group, error) {
 func newGroup(g matchbox.Group) (*group, error) {
 	made := &group{id: g.ID, name: g.Name, profile: unique.Make(g.Profile).Value()}
 	if len(g.Metadata) > 0 {
-		object := map[string]json.RawMessage{}
+		object := map[string]any{}
 		if err := json.Unmarshal(g.Metadata, &object); err != nil {
 			return nil, fmt.Errorf("has metadata that is not a JSON object: %w", err)
 		}
@@ -139,6 +138,7 @@ func newGroup(g matchbox.Group) (*group, error) {
 		}
 		made.pairs = append(made.pairs, pair{unique.Make(key).Value(), value})
 	}
+	made.lines = made.metadataLines()
 	return made, nil
 }
 

@@ -66,20 +66,16 @@ func (g *group) context(labels map[string]string, query string) map[string]any {
 	return data
 }
 
-// metadataLines are the lines of /metadata that sort before, among and after those of the request. They are made when they
-// are first asked for.
+// metadataLines are the lines of /metadata that sort before, among and after those of the request.
 type metadataLines struct {
-	before, after []byte
+	before, after string
 	among         []string
 }
 
 // requestPrefix begins the lines of /metadata that tell of the request.
 const requestPrefix = "REQUEST_"
 
-func (g *group) metadataLines() *metadataLines {
-	if m := g.lines.Load(); m != nil {
-		return m
-	}
+func (g *group) metadataLines() metadataLines {
 	data := g.data()
 	delete(data, "request")
 	lines := flatten(nil, "", data)
@@ -89,18 +85,17 @@ func (g *group) metadataLines() *metadataLines {
 	for to < len(lines) && strings.HasPrefix(lines[to], requestPrefix) {
 		to++
 	}
-	m := &metadataLines{[]byte(strings.Join(lines[:from], "")), []byte(strings.Join(lines[to:], "")), lines[from:to]}
-	if from == to {
-		m.among = nil
+	m := metadataLines{before: strings.Join(lines[:from], ""), after: strings.Join(lines[to:], "")}
+	if from < to {
+		m.among = lines[from:to]
 	}
-	g.lines.Store(m)
 	return m
 }
 
 // metadataBody is the answer of /metadata: KEY=value lines in byte order. matchbox has them in random order, so that its
 // signature of them fits only by luck.
 func (g *group) metadataBody(labels map[string]string, query string) []byte {
-	m := g.metadataLines()
+	m := &g.lines
 	size := len(m.before) + len(m.after) + len("RAW_QUERY=") + len(requestPrefix) + len(query) + 1
 	lines := append(make([]string, 0, len(m.among)+len(labels)+1), m.among...)
 	for key, value := range labels {
