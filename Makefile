@@ -45,11 +45,12 @@ build-all: go-present ## build the binaries for every system and architecture in
 .PHONY: completions
 completions: build
 	mkdir -p dist/completions
-	for s in bash zsh fish; do bin/linux-$(shell go env GOARCH)/tectonic-worker completion $$s > dist/completions/tectonic-worker.$$s || exit 1; done
+	for p in tectonic-worker tectonic-installer; do for s in bash zsh fish; do \
+	  bin/linux-$(GOARCH)/$$p completion $$s > dist/completions/$$p.$$s || exit 1; done; done
 
 .PHONY: rpm
 rpm: build-all completions ## build the packages for RHEL 7 to 10, x86_64 and aarch64, into dist/
-	$(foreach a,$(ARCHES),go run ./packaging/rpm --binary bin/linux-$(a)/tectonic-worker --version $(VERSION) --arch $(RPMARCH_$(a)) --dist $(DISTS) --out dist &&) true
+	$(foreach p,tectonic-worker tectonic-installer,$(foreach a,$(ARCHES),go run ./packaging/rpm --package $(p) --binary bin/linux-$(a)/$(p) --version $(VERSION) --arch $(RPMARCH_$(a)) --dist $(DISTS) --out dist &&)) true
 
 # The package for a lab's hosts alone: this architecture, EL 9, built quickly.
 .PHONY: rpm-lab
@@ -85,10 +86,17 @@ test: lint lab ## run all the tests (as root: with real machines; else without t
 demo: lab rpm-lab ## show it: boot a RHEL-like host and a control plane, install the RPM, join, clean up
 	go run ./test/demo --rpm dist/lab
 
+.PHONY: demo-metal
+demo-metal: lab ## show the installer: PXE, install once, boot from disk, report; BIOS and UEFI
+	go run ./test/demo/metal
+
 .PHONY: bench
-bench: lab build completions ## measure against the seed's commands and a bare kubelet (ratios of one run)
+bench: lab build completions ## measure: firewall, join, agent, matchbox, a boot storm (ratios of one run)
 	go run ./packaging/rpm --binary bin/linux-$(GOARCH)/tectonic-worker --version $(VERSION) --arch $(RPMARCH_$(GOARCH)) --dist el9 --out dist
 	go run ./test/bench --rpm dist
+	go run ./test/bench/matchbox
+	go run ./test/bench/storm
+	go test -run '^$$' -bench Apply1000 -benchtime 5x ./installer/matchbox
 
 .PHONY: soak
 soak: lab rpm-lab ## inject faults at random (SOAK="-duration 30m -seed N"); prints its seed; not part of the tests

@@ -93,10 +93,13 @@ func forEach(ctx context.Context, c *cluster.Cluster, names []string, do func(co
 	return outcomes, nil
 }
 
+// bootingCard is iPXE's variable for the MAC address of the card that it boots from.
+const bootingCard = "${mac}"
+
 // putInstallGroups gives an external matchbox what an armed machine is served: the profile with its token, then the
 // groups that point to it.
 func putInstallGroups(ctx context.Context, c *cluster.Cluster, m cluster.Machine, mb *matchbox.Client, token string) error {
-	profile, groups := assets.InstallGroup(c, m, armArgs("https://"+c.Matchbox.Machines, token, ""))
+	profile, groups := assets.InstallGroup(c, m, machine.KernelArgs("https://"+c.Matchbox.Machines, token, bootingCard))
 	if err := mb.ProfilePut(ctx, profile); err != nil {
 		return err
 	}
@@ -106,13 +109,4 @@ func putInstallGroups(ctx context.Context, c *cluster.Cluster, m cluster.Machine
 		}
 	}
 	return nil
-}
-
-// armArgs are the kernel arguments that tell the installer on a machine where to ask and with what. An external matchbox
-// leaves the MAC address to iPXE.
-func armArgs(url, token, mac string) []string {
-	if mac == "" {
-		mac = "${mac}" // the card whose group was selected, as in /boot.ipxe
-	}
-	return []string{machine.ArgServer + "=" + url, machine.ArgToken + "=" + token, machine.ArgMAC + "=" + mac}
 }

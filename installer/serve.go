@@ -177,7 +177,6 @@ func (p *provisioner) openRPC(ctx context.Context, activated net.Listener) error
 	if err != nil {
 		return err
 	}
-	config.NextProtos = []string{"h2"}
 	p.rpc = grpc.NewServer(append(p.matchbox.ServerOptions(), grpc.Creds(grpccredentials.NewTLS(config)))...)
 	p.matchbox.RegisterGRPC(p.rpc)
 	p.Log.Info("serving", "api", "gRPC", "address", l.Addr().String())
@@ -201,7 +200,6 @@ func (p *provisioner) openMachines(ctx context.Context, activated net.Listener) 
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
-	config.NextProtos = []string{"h2", "http/1.1"}
 	explain := func(query url.Values) any {
 		labels := map[string]string{}
 		for key, values := range query {
@@ -312,7 +310,7 @@ func (g gate) Boot(ctx context.Context, labels map[string]string) (server.Decisi
 	d, err := g.store.Boot(ctx, labels["mac"])
 	out := server.Decision{Install: d.Install, Exit: d.Exit, Reason: d.Reason}
 	if d.Install {
-		out.Args = armArgs(g.url, d.Token, labels["mac"])
+		out.Args = machine.KernelArgs(g.url, d.Token, labels["mac"])
 	}
 	return out, err
 }

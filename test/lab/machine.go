@@ -279,6 +279,21 @@ func (m *Machine) start() error {
 	}
 	fmt.Fprintf(console, "\n== %s: power on %d, %s first ==\n", m.Name, m.boots, map[bool]string{true: "network", false: "disk"}[network])
 	console.Close()
+	switch m.Name {
+	case "node1":
+		for i, a := range args {
+			if strings.HasPrefix(a, "q35") {
+				args[i] = "pc,graphics=off"
+			}
+		}
+	case "node2":
+		args = append(args, "-smp", "1", "-device", "VGA")
+	case "node3":
+		args = append(args, "-rtc", "base=utc", "-global", "virtio-net-pci.disable-modern=on")
+		for i, a := range args {
+			args[i] = strings.Replace(a, "romfile=", "romfile=/usr/lib/ipxe/qemu/efi-virtio.rom", 1)
+		}
+	}
 	q, err := startQEMU(m.lab, args, filepath.Join(m.dir, "qemu.log"))
 	if err != nil {
 		return fmt.Errorf("cannot start %s: %w", m.Name, err)
