@@ -17,7 +17,7 @@ const (
 
 // secret is what an argument or a config says after a word that means one. A profile for one armed machine holds its
 // one-time token, and a plan is printed.
-var secret = regexp.MustCompile(`(?i)((?:token|password|passwd|secret)["']?\s*[=:]\s*["']?)[^\s"',&]+`)
+var secret = regexp.MustCompile(`(?i)((?:token|password|passwd|secret)["']?\s*[=:]\s*["']?)[^\s"',&{\[][^\s"',&]*`)
 
 func hide(text string) string { return secret.ReplaceAllString(text, "${1}(hidden)") }
 
