@@ -394,6 +394,9 @@ func TestExternalMatchbox(t *testing.T) {
 	if !strings.Contains(script, "/assets/flatcar/4230.2.0/") || !strings.Contains(script, machine.ArgToken+"=") {
 		t.Fatalf("armed:\n%s", script)
 	}
+	if e, err := Explain(t.Context(), s.cluster, map[string]string{"mac": mac}); err != nil || e.Group != "tectonic-install-node1-0" || e.ProfileMissing || e.Machine != nil {
+		t.Errorf("explain says %+v, %v", e, err)
+	}
 	// Applying again, even with prune, takes no arming away.
 	if plan, err := Apply(t.Context(), s.cluster, ApplyOptions{Prune: true}); err != nil || !plan.Empty() {
 		t.Errorf("apply of what is armed: %+v, %v", plan, err)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/tectonic-worker/tectonic-worker/installer/cluster"
 	"github.com/tectonic-worker/tectonic-worker/installer/machine"
+	"github.com/tectonic-worker/tectonic-worker/installer/matchbox"
 	"github.com/tectonic-worker/tectonic-worker/installer/matchbox/server"
 )
 
@@ -87,8 +88,12 @@ type Explained struct {
 	Machine *machine.Status `json:"machine,omitempty"`
 }
 
-// Explain asks the provisioner what a machine with these labels would be served, and why.
+// Explain asks the provisioner what a machine with these labels would be served, and why. An external matchbox says what
+// it would serve, and not why.
 func Explain(ctx context.Context, c *cluster.Cluster, labels map[string]string) (Explained, error) {
+	if c.Matchbox.External {
+		return explainExternal(ctx, c, labels)
+	}
 	query := url.Values{}
 	for key, value := range labels {
 		query.Set(key, value)
@@ -100,6 +105,30 @@ func Explain(ctx context.Context, c *cluster.Cluster, labels map[string]string) 
 	defer machines.Close()
 	var e Explained
 	return e, machines.Get(ctx, askExplain, query, &e)
+}
+
+func explainExternal(ctx context.Context, c *cluster.Cluster, labels map[string]string) (Explained, error) {
+	mb, err := dialMatchbox(ctx, c)
+	if err != nil {
+		return Explained{}, err
+	}
+	defer mb.Close()
+	e := Explained{Explanation: server.Explanation{Labels: labels}}
+	group, err := mb.SelectGroup(ctx, labels)
+	switch {
+	case errors.Is(err, matchbox.ErrNotFound):
+		return e, nil
+	case err != nil:
+		return e, err
+	}
+	e.Group, e.Profile = group.ID, group.Profile
+	e.Matched = []server.Match{{Group: group.ID, Profile: group.Profile, Selector: group.Selector, Why: "chosen by " + c.Matchbox.RPC}}
+	_, err = mb.ProfileGet(ctx, group.Profile)
+	e.ProfileMissing = errors.Is(err, matchbox.ErrNotFound)
+	if e.ProfileMissing {
+		err = nil
+	}
+	return e, err
 }
 
 // ExplainDirectory answers the same from a matchbox's directory.
