@@ -68,7 +68,7 @@ var flatcarMasked = []string{
 var flatcarSystem = map[string]string{
 	// Not "ID=flatcar": it is Debian, and says so.
 	"/etc/os-release":                      "NAME=\"Lab OS\"\nID=lab\nVERSION_ID=" + FlatcarVersion + "\nPRETTY_NAME=\"The lab's stand-in for Flatcar, Debian " + debianSuite + "\"\n",
-	"/etc/systemd/network/50-dhcp.network": "[Match]\nName=en* eth*\n\n[Network]\nDHCP=ipv4\nLinkLocalAddressing=no\nIPv6AcceptRA=no\n\n[DHCPv4]\nClientIdentifier=mac\n",
+	"/etc/systemd/network/50-dhcp.network": "[Match]\nName=en* eth*\n\n[Network]\nDHCP=ipv4\nLinkLocalAddressing=no\nIPv6AcceptRA=no\n\n[DHCPv4]\nClientIdentifier=mac\nUseHostname=no\n",
 	"/etc/nsswitch.conf":                   "passwd: files\ngroup: files\nshadow: files\nhosts: files dns\nnetworks: files\nprotocols: files\nservices: files\n",
 	"/etc/hosts":                           "127.0.0.1 localhost\n",
 	"/etc/fstab":                           "",
@@ -260,8 +260,13 @@ func (b flatcarBuild) system(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := os.Symlink("/run/systemd/resolve/resolv.conf", filepath.Join(system, "etc/resolv.conf")); err != nil {
-		return err
+	for target, link := range map[string]string{
+		"/run/systemd/resolve/resolv.conf":      "etc/resolv.conf",
+		"/lib/systemd/system/multi-user.target": "etc/systemd/system/default.target",
+	} {
+		if err := os.Symlink(target, filepath.Join(system, link)); err != nil {
+			return err
+		}
 	}
 	if err := os.MkdirAll(filepath.Join(system, "usr/share/lab"), 0o755); err != nil {
 		return err

@@ -16,10 +16,11 @@ import (
 	"time"
 )
 
-// OVMF is the UEFI firmware of the lab's machines, and the variables that a new one has.
+// OVMF is the UEFI firmware of the lab's machines, and the variables that a new one has; their card's driver is iPXE's.
 const (
-	ovmfCode = "/usr/share/OVMF/OVMF_CODE_4M.fd"
-	ovmfVars = "/usr/share/OVMF/OVMF_VARS_4M.fd"
+	ovmfCode  = "/usr/share/OVMF/OVMF_CODE_4M.fd"
+	ovmfVars  = "/usr/share/OVMF/OVMF_VARS_4M.fd"
+	efiDriver = "/usr/lib/ipxe/qemu/efi-virtio.rom"
 )
 
 // MachineOptions say what a machine is made of. The zero value is a BIOS machine with 1 GiB of memory, two cores and an
@@ -259,8 +260,10 @@ func (m *Machine) start() error {
 	}
 	card := fmt.Sprintf("virtio-net-pci,netdev=net,mac=%s,bootindex=%d", m.o.MAC, nic)
 	if m.o.UEFI {
-		// Without the card's own ROM, which is iPXE, the firmware's PXE client boots, as on real machines.
-		card += ",romfile="
+		// The card brings its own UEFI driver, as real ones do. With OVMF's, Debian's ipxe.efi never comes back to the firmware
+		// after a script's "exit". DHCPv6, which nobody answers here, would only take its time.
+		card += ",romfile=" + efiDriver
+		args = append(args, "-fw_cfg", "name=opt/org.tianocore/IPv6PXESupport,string=no")
 		args = append(args,
 			"-drive", "if=pflash,format=raw,readonly=on,file="+ovmfCode,
 			"-drive", "if=pflash,format=raw,file="+m.variables())
@@ -279,21 +282,6 @@ func (m *Machine) start() error {
 	}
 	fmt.Fprintf(console, "\n== %s: power on %d, %s first ==\n", m.Name, m.boots, map[bool]string{true: "network", false: "disk"}[network])
 	console.Close()
-	switch m.Name {
-	case "node1":
-		for i, a := range args {
-			if strings.HasPrefix(a, "q35") {
-				args[i] = "pc,graphics=off"
-			}
-		}
-	case "node2":
-		args = append(args, "-smp", "1", "-device", "VGA")
-	case "node3":
-		args = append(args, "-rtc", "base=utc", "-global", "virtio-net-pci.disable-modern=on")
-		for i, a := range args {
-			args[i] = strings.Replace(a, "romfile=", "romfile=/usr/lib/ipxe/qemu/efi-virtio.rom", 1)
-		}
-	}
 	q, err := startQEMU(m.lab, args, filepath.Join(m.dir, "qemu.log"))
 	if err != nil {
 		return fmt.Errorf("cannot start %s: %w", m.Name, err)
