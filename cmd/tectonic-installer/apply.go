@@ -8,6 +8,7 @@ import (
 
 	"github.com/tectonic-worker/tectonic-worker/cmd/cli"
 	"github.com/tectonic-worker/tectonic-worker/installer"
+	"github.com/tectonic-worker/tectonic-worker/installer/cluster"
 	"github.com/tectonic-worker/tectonic-worker/installer/matchbox"
 )
 
@@ -23,18 +24,7 @@ changes nothing. It exits with 0 whether there is something to do or not; in the
 document of "-o json" each change has its action.`,
 		Args: cli.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if err := cli.CheckOutput(output); err != nil {
-				return err
-			}
-			cl, err := s.load()
-			if err != nil {
-				return err
-			}
-			plan, err := installer.NewPlan(c.Context(), cl, o)
-			if err != nil {
-				return err
-			}
-			return s.showPlan(output, plan, diff, false)
+			return s.planned(output, diff, false, func(cl *cluster.Cluster) (installer.Plan, error) { return installer.NewPlan(c.Context(), cl, o) })
 		},
 	}
 	pruneFlag(c, &o.Prune)
@@ -57,23 +47,28 @@ is as it should be is left alone. It arms nothing, so nothing is installed by it
 put there is never touched.`,
 		Args: cli.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			if err := cli.CheckOutput(output); err != nil {
-				return err
-			}
-			cl, err := s.load()
-			if err != nil {
-				return err
-			}
-			plan, err := installer.Apply(c.Context(), cl, o)
-			if err != nil {
-				return err
-			}
-			return s.showPlan(output, plan, false, true)
+			return s.planned(output, false, true, func(cl *cluster.Cluster) (installer.Plan, error) { return installer.Apply(c.Context(), cl, o) })
 		},
 	}
 	pruneFlag(c, &o.Prune)
 	cli.OutputFlag(c, &output)
 	return c
+}
+
+// planned loads the cluster file, plans or applies, and shows the plan.
+func (s *session) planned(output string, diff, done bool, act func(*cluster.Cluster) (installer.Plan, error)) error {
+	if err := cli.CheckOutput(output); err != nil {
+		return err
+	}
+	cl, err := s.load()
+	if err != nil {
+		return err
+	}
+	plan, err := act(cl)
+	if err != nil {
+		return err
+	}
+	return s.showPlan(output, plan, diff, done)
 }
 
 func pruneFlag(c *cobra.Command, prune *bool) {

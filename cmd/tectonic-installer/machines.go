@@ -32,7 +32,7 @@ will be overwritten.`,
 		Args:              someMachines,
 		ValidArgsFunction: s.completeMachines,
 		RunE: func(c *cobra.Command, args []string) error {
-			return s.onMachines(c, args, output, func(cl *cluster.Cluster) ([]installer.Outcome, error) {
+			return s.onMachines(output, func(cl *cluster.Cluster) ([]installer.Outcome, error) {
 				return installer.Arm(c.Context(), cl, args, o)
 			})
 		},
@@ -51,7 +51,7 @@ func newDisarm(s *session) *cobra.Command {
 		Args:              someMachines,
 		ValidArgsFunction: s.completeMachines,
 		RunE: func(c *cobra.Command, args []string) error {
-			return s.onMachines(c, args, output, func(cl *cluster.Cluster) ([]installer.Outcome, error) {
+			return s.onMachines(output, func(cl *cluster.Cluster) ([]installer.Outcome, error) {
 				return installer.Disarm(c.Context(), cl, args, force)
 			})
 		},
@@ -75,7 +75,7 @@ installed. It asks for the name of each machine first.`,
 		Args:              someMachines,
 		ValidArgsFunction: s.completeMachines,
 		RunE: func(c *cobra.Command, args []string) error {
-			return s.onMachines(c, args, output, func(cl *cluster.Cluster) ([]installer.Outcome, error) {
+			return s.onMachines(output, func(cl *cluster.Cluster) ([]installer.Outcome, error) {
 				if err := s.confirm(args, yes); err != nil {
 					return nil, err
 				}
@@ -132,7 +132,7 @@ accept with names of machines clears the failure of those that have failed.`,
 				if name != "" {
 					return cli.Usage(fmt.Errorf("--name is for a MAC address: %w", err))
 				}
-				return s.onMachines(c, args, output, func(cl *cluster.Cluster) ([]installer.Outcome, error) {
+				return s.onMachines(output, func(cl *cluster.Cluster) ([]installer.Outcome, error) {
 					return installer.ClearFailure(c.Context(), cl, args)
 				})
 			}
@@ -145,18 +145,9 @@ accept with names of machines clears the failure of those that have failed.`,
 					return cli.Usage(fmt.Errorf("--address: %w", err))
 				}
 			}
-			if err := cli.CheckOutput(output); err != nil {
-				return err
-			}
-			cl, err := s.load()
-			if err != nil {
-				return err
-			}
-			plan, err := installer.AcceptDiscovered(c.Context(), cl, m, force)
-			if err != nil {
-				return err
-			}
-			return s.showPlan(output, plan, false, true)
+			return s.planned(output, false, true, func(cl *cluster.Cluster) (installer.Plan, error) {
+				return installer.AcceptDiscovered(c.Context(), cl, m, force)
+			})
 		},
 	}
 	f := c.Flags()
@@ -171,7 +162,7 @@ accept with names of machines clears the failure of those that have failed.`,
 }
 
 // onMachines loads the cluster file, acts on machines, and shows what became of them.
-func (s *session) onMachines(_ *cobra.Command, _ []string, output string, act func(*cluster.Cluster) ([]installer.Outcome, error)) error {
+func (s *session) onMachines(output string, act func(*cluster.Cluster) ([]installer.Outcome, error)) error {
 	if err := cli.CheckOutput(output); err != nil {
 		return err
 	}
