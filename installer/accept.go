@@ -34,24 +34,7 @@ func AddMachine(c *cluster.Cluster, m cluster.Machine) (*cluster.Cluster, error)
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
-	if err != nil {
-		return nil, fmt.Errorf("cannot write %s: %w", c.Path, err)
-	}
-	defer os.Remove(f.Name())
-	if _, err = f.Write(text); err == nil {
-		err = f.Chmod(info.Mode().Perm())
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
+	if err := replaceFile(path, text, info.Mode().Perm()); err != nil {
 		return nil, fmt.Errorf("cannot write %s: %w", c.Path, err)
 	}
 	return added, nil

@@ -1,6 +1,7 @@
 package installer
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha512"
 	"encoding/hex"
@@ -44,41 +45,19 @@ func PublishPrograms(programs, assets string) (map[string]string, error) {
 		if assets == "" {
 			continue
 		}
-		if err := publish(filepath.Join(assets, "tectonic-machine", arch), "tectonic-machine", text); err != nil {
+		path := filepath.Join(assets, "tectonic-machine", arch, "tectonic-machine")
+		if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, text) {
+			continue
+		}
+		err = os.MkdirAll(filepath.Dir(path), 0o755)
+		if err == nil {
+			err = replaceFile(path, text, 0o644)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("cannot publish tectonic-machine for %s: %w", arch, err)
 		}
 	}
 	return sums, nil
-}
-
-// publish puts a file into a directory whole, or not at all.
-func publish(dir, name string, text []byte) error {
-	path := filepath.Join(dir, name)
-	if old, err := os.ReadFile(path); err == nil && string(old) == string(text) {
-		return nil
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(dir, "."+name+"-*")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name())
-	_, err = f.Write(text)
-	if err == nil {
-		err = f.Chmod(0o644)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
 }
 
 // Explained is why a machine is served what it is.
