@@ -35,7 +35,7 @@ func TestSite(t *testing.T) {
 	}
 	site, err := Open(ctx, l, "../..", []*Node{
 		{Options: lab.MachineOptions{Name: "node1", MAC: "52:54:00:a1:9c:01"}, Address: 21, Role: "controller"},
-		// This one boots from the network whenever it starts.
+		// This one boots from the network whenever it starts: iPXE in its card, then its firmware's PXE and HTTP Boot.
 		{Options: lab.MachineOptions{Name: "node2", MAC: "52:54:00:a1:9c:02", UEFI: true, NetworkFirst: true}, Address: 22},
 		// This one's disk is too small.
 		{Options: lab.MachineOptions{Name: "node3", MAC: "52:54:00:a1:9c:03", Disks: []lab.MachineDisk{{Size: 512 << 20, Serial: "small"}}}, Address: 23},
@@ -275,8 +275,13 @@ func (s *siteTest) anotherNetworkBoot(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.await(t, name, machine.Ready)
-		if out := s.run(t, "timeline", name); !strings.Contains(out, "it is ready, so it is told to boot from disk") {
+		out := s.run(t, "timeline", name)
+		if !strings.Contains(out, "it is ready, so it is told to boot from disk") {
 			t.Errorf("the timeline of %s has no network boot that was sent to the disk:\n%s", name, out)
+		}
+		// After the iPXE in its card, UEFI firmware tries its own PXE client.
+		if s.Node(name).Options.UEFI && !strings.Contains(out, "loaded ipxe.efi") {
+			t.Errorf("%s was not sent ipxe.efi:\n%s", name, out)
 		}
 		s.off(t, name)
 		before := s.fingerprints[name]
