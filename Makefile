@@ -80,7 +80,8 @@ lint: tools ## gofmt, vet, staticcheck, shellcheck and the import rules
 
 .PHONY: test
 test: lint lab ## run all the tests (as root: with real machines; else without them)
-	go test -timeout 60m -parallel 3 ./...
+	@# The two that take longest begin first.
+	go test -timeout 60m -parallel 3 ./test/e2e ./test/metal ./...
 
 .PHONY: demo
 demo: lab rpm-lab ## show it: boot a RHEL-like host and a control plane, install the RPM, join, clean up
