@@ -33,8 +33,11 @@ missing is added.
 
 ca.crt, server.crt and server.key belong into /etc/matchbox on the provisioner;
 ca.crt, client.crt and client.key stay with the operator. ca.key is needed for
-"certs rotate" alone: keep it away from both.`,
+"certs rotate" alone: keep it away from both.
+
+With --directory and --name no cluster file is needed.`,
 		Example: `  tectonic-installer certs
+  tectonic-installer certs --directory ./tls --name matchbox.example.com
   tectonic-installer certs show
   tectonic-installer certs rotate`,
 		Args: cli.NoArgs,
@@ -69,9 +72,12 @@ func newCertsShow(s *session, o *certsFlags) *cobra.Command {
 			if err := cli.CheckOutput(output); err != nil {
 				return err
 			}
-			dir, _, err := s.credentialOptions(*o)
-			if err != nil {
-				return err
+			dir := o.directory
+			if dir == "" {
+				var err error
+				if dir, _, err = s.credentialOptions(*o); err != nil {
+					return err
+				}
 			}
 			now := time.Now()
 			all, err := credentials.Inspect(dir, now)
@@ -146,6 +152,11 @@ func (s *session) credentialOptions(o certsFlags) (string, credentials.Options, 
 	if o.days < 1 {
 		return "", credentials.Options{}, cli.Usage(fmt.Errorf("--days %d: a certificate lasts a day at least", o.days))
 	}
+	validity := time.Duration(o.days) * 24 * time.Hour
+	// With both there is nothing to ask the cluster file for, which may not be there yet.
+	if o.directory != "" && len(o.names) > 0 {
+		return o.directory, credentials.Options{Cluster: o.names[0], Names: o.names, Validity: validity}, nil
+	}
 	c, err := s.load()
 	if err != nil {
 		return "", credentials.Options{}, err
@@ -157,7 +168,7 @@ func (s *session) credentialOptions(o certsFlags) (string, credentials.Options, 
 	return dir, credentials.Options{
 		Cluster:  c.Name,
 		Names:    append(installer.ProvisionerNames(c), o.names...),
-		Validity: time.Duration(o.days) * 24 * time.Hour,
+		Validity: validity,
 	}, nil
 }
 

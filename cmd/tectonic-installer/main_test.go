@@ -116,6 +116,14 @@ func TestFirstSteps(t *testing.T) {
 	if err := json.Unmarshal([]byte(out), &report); err != nil || code != 78 || len(report.Findings) < 4 || report.Findings[0].Line == 0 {
 		t.Errorf("as JSON: exit code %d, %v\n%s", code, err, out)
 	}
+	// Credentials can come before the file is complete.
+	early := filepath.Join(dir, "early")
+	if code, _, errs := call(t, "", "certs", "-f", file); code != 78 || !strings.Contains(errs, "machines[0].macs") {
+		t.Errorf("certs of an incomplete file: exit code %d, %q", code, errs)
+	}
+	if code, out, errs := call(t, "", "certs", "-d", early, "--name", "matchbox.example.com", "-f", file); code != 0 || strings.Count(out, "\n") != 6 {
+		t.Errorf("certs without a file: exit code %d\n%s%s", code, out, errs)
+	}
 	for i := 1; i <= 3; i++ {
 		text = strings.Replace(text, "macs: []", "macs: [52-54-00-A1-9C-0"+string(rune('0'+i))+"]", 1)
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -61,14 +60,8 @@ type session struct {
 	file *string
 }
 
-// load reads the cluster file; warnings go to the standard error.
-func (s *session) load() (*cluster.Cluster, error) {
-	c, err := cluster.Load(*s.file)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("%w; make one with \"tectonic-installer init > %s\", or name another with --file", err, *s.file)
-	}
-	return c, err
-}
+// load reads the cluster file.
+func (s *session) load() (*cluster.Cluster, error) { return cluster.Load(*s.file) }
 
 // print writes a JSON document.
 func (s *session) print(doc any) error { return cli.WriteJSON(s.Out, doc) }
