@@ -97,7 +97,7 @@ bench: lab build completions ## measure: firewall, join, agent, matchbox, a boot
 	go run ./test/bench --rpm dist
 	go run ./test/bench/matchbox
 	go run ./test/bench/storm
-	go test -run '^$$' -bench Apply1000 -benchtime 5x ./installer/matchbox
+	go test -run '^$$' -bench Apply1000 -benchtime 5x ./installer
 
 .PHONY: soak
 soak: lab rpm-lab ## inject faults at random (SOAK="-duration 30m -seed N"); prints its seed; not part of the tests

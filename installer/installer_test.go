@@ -28,7 +28,7 @@ const publicKey = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIDw7w0sJkxf6hnvYmXZ3bcyqe
 
 // site is a provisioner on loopback and the cluster file of its operator.
 type site struct {
-	*testing.T
+	testing.TB
 	dir     string
 	cluster *cluster.Cluster
 	config  server.Config
@@ -37,9 +37,9 @@ type site struct {
 }
 
 // newSite writes a cluster file and credentials, and starts nothing.
-func newSite(t *testing.T) *site {
+func newSite(t testing.TB) *site {
 	t.Helper()
-	s := &site{T: t, dir: t.TempDir(), log: &bytes.Buffer{}}
+	s := &site{TB: t, dir: t.TempDir(), log: &bytes.Buffer{}}
 	text := string(cluster.Example())
 	for old, now := range map[string]string{
 		"sshKeys: []                        # fill in": "sshKeys: [\"" + publicKey + "\"]",
@@ -90,7 +90,7 @@ func (s *site) path(name string) string { return filepath.Join(s.dir, name) }
 // serve starts the provisioner and points the cluster file to it.
 func (s *site) serve(args ...string) {
 	s.Helper()
-	http, rpc, machines := freePort(s.T), freePort(s.T), freePort(s.T)
+	http, rpc, machines := freePort(s.TB), freePort(s.TB), freePort(s.TB)
 	config, err := server.ParseArgs(append([]string{
 		"-address=" + http, "-rpc-address=" + rpc, "--machine-address=" + machines, "-log-level", "debug",
 		"-data-path=" + s.path("data"), "-assets-path=" + s.path("data/assets"), "--programs-path=" + s.path("programs"),
@@ -110,10 +110,10 @@ func (s *site) start(config server.Config) (stop func() error) {
 	if err != nil {
 		s.Fatal(err)
 	}
-	return startServe(s.T, config, log)
+	return startServe(s.TB, config, log)
 }
 
-func startServe(t *testing.T, config server.Config, log *slog.Logger) (stop func() error) {
+func startServe(t testing.TB, config server.Config, log *slog.Logger) (stop func() error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	started, ended := make(chan struct{}), make(chan error, 1)
@@ -139,7 +139,7 @@ func startServe(t *testing.T, config server.Config, log *slog.Logger) (stop func
 	return stop
 }
 
-func freePort(t *testing.T) string {
+func freePort(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -152,10 +152,10 @@ func freePort(t *testing.T) string {
 // boot asks what a machine would ask over the network.
 func (s *site) boot(mac string) string {
 	s.Helper()
-	return get(s.T, s.cluster.Matchbox.HTTP+"/ipxe?mac="+strings.ReplaceAll(mac, ":", "-"))
+	return get(s.TB, s.cluster.Matchbox.HTTP+"/ipxe?mac="+strings.ReplaceAll(mac, ":", "-"))
 }
 
-func get(t *testing.T, url string) string {
+func get(t testing.TB, url string) string {
 	t.Helper()
 	resp, err := http.Get(url)
 	if err != nil {
@@ -448,5 +448,30 @@ func TestServeRefuses(t *testing.T) {
 		if err := Serve(t.Context(), ServeOptions{Config: config, Log: slog.New(slog.DiscardHandler)}); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%q: %v, want %q", c.args, err, c.want)
 		}
+	}
+}
+
+// The whole of an apply: connections, plan, matchbox's objects and the machines' definitions, all on the disk.
+func BenchmarkApply1000(b *testing.B) {
+	for b.Loop() {
+		b.StopTimer()
+		s := newSite(b)
+		s.serve()
+		template := s.cluster.Machines[2]
+		for i := len(s.cluster.Machines); i < 1000; i++ {
+			m := template
+			m.Name, m.DNSName = fmt.Sprintf("node%d", i+1), fmt.Sprintf("node%d.example.com", i+1)
+			m.MACs = []cluster.MAC{cluster.MAC(fmt.Sprintf("52:54:00:01:%02x:%02x", i>>8, i&0xff))}
+			s.cluster.Machines = append(s.cluster.Machines, m)
+		}
+		b.StartTimer()
+		if plan := s.apply(); len(plan.Machines) != 1000 {
+			b.Fatalf("%d machines", len(plan.Machines))
+		}
+		b.StopTimer()
+		if err := s.stop(); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
 	}
 }
